@@ -1,0 +1,1 @@
+"""The desk where held commands wait for a person, and its ledger."""

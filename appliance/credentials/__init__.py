@@ -1,0 +1,1 @@
+"""Where secrets live, and answering challenges with them."""

@@ -1,0 +1,1 @@
+"""One caught connection, from accept to close."""

@@ -1,0 +1,269 @@
+"""Every message between our own processes, typed. See ipc/channel.py for how they travel.
+
+A message with a `call` expects a Reply (or a Failure) with the same number; the caller counts them up from 1.
+Messages without one are told, not asked. Nothing here carries a secret but Leaf (a leaf's own key).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from appliance.parties import Endpoint, Principal, Scope
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """The root of all messages."""
+
+
+# Worker to control.
+
+
+class Hello(Message, frozen=True, tag=True):
+    """A worker has started. Control answers with Welcome."""
+
+    call: int
+    worker: int
+    process: int
+
+
+class CatalogueWanted(Message, frozen=True, tag=True):
+    """Answered by Reply with a msgpack-encoded sql.catalogue.Catalogue, or Failure. `newer_than` as in CatalogueQuestion."""
+
+    call: int
+    resource: str
+    database: str
+    newer_than: str | None = None
+
+
+class CatalogueChanged(Message, frozen=True, tag=True):
+    """A flow ran a statement that changes what exists there: the next reading must be anew."""
+
+    resource: str
+    database: str
+
+
+class AccountWanted(Message, frozen=True, tag=True):
+    """Answered by Reply with the user name to log in as, in UTF-8."""
+
+    call: int
+    resource: str
+
+
+class ChallengeSet(Message, frozen=True, tag=True):
+    """A login step (see inspector.ChallengeQuestion). `exchange` names one login of one flow."""
+
+    call: int
+    resource: str
+    exchange: str
+    mechanism: str
+    step: str
+    challenge: bytes
+    binding: bytes = b""
+    over_tls: bool = False
+
+
+class LeafWanted(Message, frozen=True, tag=True):
+    """A certificate to show to clients of a resource. Answered by Reply with a msgpack-encoded Leaf."""
+
+    call: int
+    resource: str
+    server_name: str | None
+    address: str
+
+
+class Leaf(msgspec.Struct, frozen=True):
+    """A certificate chain and its private key, both PEM."""
+
+    chain: bytes
+    key: bytes
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A held command as the desk shows it. `bound` is the hash (BLAKE2b, hex) of exact text, parameters, principal and
+    scope: what is approved is what was shown. `exact` is the text for those who may see it: it stays in control's memory
+    and in the ledger only sealed."""
+
+    flow: str
+    number: int
+    principal: Principal
+    scope: Scope
+    sort: str
+    shown: str
+    exact: str
+    parameters: tuple[str | None, ...]
+    effects: tuple[str, ...]
+    rule: str
+    reason: str
+    in_transaction: bool
+    may_amend: bool
+    before: tuple[str, ...]
+    bound: str
+    time: int
+
+
+class Ask(Message, frozen=True, tag=True):
+    """A command is held. Answered at once by Reply with the approval's id; its end comes as Settled."""
+
+    call: int
+    request: Shown
+    approvers: frozenset[str]
+    seconds: float
+
+
+class Withdraw(Message, frozen=True, tag=True):
+    """The question is void: the client left or cancelled, or the amended text was refused (`reason` says so)."""
+
+    approval: str
+    reason: str
+
+
+class AmendmentRefused(Message, frozen=True, tag=True):
+    """The text a person put in place cannot run; the approval is open again and the person is told `why`."""
+
+    approval: str
+    why: str
+
+
+class AmendmentTaken(Message, frozen=True, tag=True):
+    """The text a person put in place was judged and runs; the approval is settled as modified."""
+
+    approval: str
+
+
+class KeyRegistered(Message, frozen=True, tag=True):
+    """Our cancel key of a flow; KeyForgotten when it ends."""
+
+    key: bytes
+    flow: str
+    principal: Principal
+    resource: str
+
+
+class KeyForgotten(Message, frozen=True, tag=True):
+    """The flow with that key has ended."""
+
+    key: bytes
+
+
+class CancelWanted(Message, frozen=True, tag=True):
+    """A CancelRequest arrived for that key. Answered by Reply (b"1" passed on, b"" nobody has it or it is not theirs)."""
+
+    call: int
+    key: bytes
+    principal: Principal
+    resource: str
+
+
+class FlowSeen(Message, frozen=True, tag=True):
+    """A flow opened, for the list of live flows."""
+
+    flow: str
+    principal: Principal | None
+    resource: str | None
+    source: Endpoint
+    destination: Endpoint
+    time: int
+
+
+class FlowGone(Message, frozen=True, tag=True):
+    """A flow ended."""
+
+    flow: str
+
+
+# Control to worker.
+
+
+class Welcome(msgspec.Struct, frozen=True):
+    """What a worker needs to serve (msgpack in Hello's Reply): the policy's files, its version, the public key for sealing
+    exact texts, and the folder for its journals."""
+
+    policy_version: str
+    policy_files: tuple[tuple[str, str], ...]
+    seal_key: bytes
+    journals: str
+
+
+class PolicyChanged(Message, frozen=True, tag=True):
+    """A new policy is active. Files are (name, text)."""
+
+    version: str
+    files: tuple[tuple[str, str], ...]
+
+
+class Settled(Message, frozen=True, tag=True):
+    """An approval ends ("approved", "rejected", "expired"), or a person's amendment ("modified") is to be judged."""
+
+    approval: str
+    outcome: str
+    by: str = ""
+    groups: frozenset[str] = frozenset()
+    reason: str = ""
+    text: str = ""
+
+
+class CancelFlow(Message, frozen=True, tag=True):
+    """Somebody entitled cancelled what that flow is doing."""
+
+    key: bytes
+
+
+class CatalogueStale(Message, frozen=True, tag=True):
+    """Forget catalogues of that database: it changed."""
+
+    resource: str
+    database: str
+
+
+# Answers, both ways.
+
+
+class Reply(Message, frozen=True, tag=True):
+    """A call's good end."""
+
+    call: int
+    body: bytes = b""
+
+
+class Failure(Message, frozen=True, tag=True):
+    """A call's bad end, with a reason fit for a log."""
+
+    call: int
+    reason: str
+
+
+# Command line and dashboard to control (their own socket). Answered by Reply with JSON.
+
+
+class Request(Message, frozen=True, tag=True):
+    """A person's request: `verb` is one of control.people.VERBS, `arguments` a JSON object."""
+
+    call: int
+    verb: str
+    arguments: bytes = b"{}"
+
+
+AnyMessage = (
+    Hello
+    | CatalogueWanted
+    | CatalogueChanged
+    | AccountWanted
+    | ChallengeSet
+    | LeafWanted
+    | Ask
+    | Withdraw
+    | AmendmentRefused
+    | AmendmentTaken
+    | KeyRegistered
+    | KeyForgotten
+    | CancelWanted
+    | FlowSeen
+    | FlowGone
+    | PolicyChanged
+    | Settled
+    | CancelFlow
+    | CatalogueStale
+    | Reply
+    | Failure
+    | Request
+)

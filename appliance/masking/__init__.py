@@ -1,0 +1,1 @@
+"""Hiding values: detectors, masks and mask streams."""

@@ -1,0 +1,1 @@
+"""Redis's serialization protocol, version 2 (RESP2)."""

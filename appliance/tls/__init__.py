@@ -1,0 +1,1 @@
+"""Our certificate authority and the TLS layer of a leg."""

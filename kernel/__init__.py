@@ -1,0 +1,1 @@
+"""Catching connections: what needs root, done once and left behind in the kernel."""
