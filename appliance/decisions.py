@@ -99,6 +99,7 @@ class Refuse:
     advice: str = ""
     approval: str | None = None
     approver: str | None = None
+    withdrawn: bool = False
 
 
 Verdict = Forward | Hold | Refuse

@@ -36,7 +36,8 @@ class Command:
     `number` counts the commands of a flow from 1. `sort` is the protocol's word for it ("Query", "Bind", "GET").
     `text` is what the client sent, exactly, as a person reads it; `shown` is the same with sensitive values hidden.
     `key` is everything the effects were derived from beyond the principal and the policy, or None where a verdict must
-    not be reused. `may_amend`: a person may put another text in its place. `problem`: the inspector already knows that
+    not be reused. `may_amend`: a person may put another text in its place. `may_hold`
+    False: it runs nothing yet (Parse), so a Hold lets it pass, because what runs it asks again. `problem`: the inspector already knows that
     it cannot be run, and why; such a command has an `unknown` effect as well.
     """
 
@@ -50,6 +51,7 @@ class Command:
     parameters: tuple[Parameter, ...] = ()
     key: Hashable = None
     may_amend: bool = False
+    may_hold: bool = True
     in_transaction: bool = False
     problem: str | None = None
 

@@ -182,6 +182,12 @@ class Inspector(Protocol):
     def amend(self, command: Command, text: str) -> Command:
         """A command like `command` that runs `text` in its place, read anew. Raises AmendmentError where it cannot be."""
 
+    def redact(self, command: Command) -> str:
+        """The command's text with every literal hidden, for one that touches masked values."""
+
+    def catalogue_stale(self) -> None:
+        """What exists at the target has changed: ask again before the next command."""
+
     def cancel(self) -> list[Act]:
         """Somebody cancelled this flow's key. What is held is withdrawn by the relay; what runs is cancelled here."""
 
