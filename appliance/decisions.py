@@ -92,13 +92,15 @@ class Hold:
 @dataclass(frozen=True, slots=True)
 class Refuse:
     """The command does not go. `reason` says why and `advice` what to do, both for the client to read; neither may
-    carry a value of the command. `rule` is None where no rule covers an effect."""
+    carry a value of the command. `rule` is None where no rule covers an effect. `withdrawn`: the client itself took the
+    question back (it cancelled), so that it hears what its protocol says of a cancelled command."""
 
     rule: RuleReference | None
     reason: str
     advice: str = ""
     approval: str | None = None
     approver: str | None = None
+    withdrawn: bool = False
     withdrawn: bool = False
 
 

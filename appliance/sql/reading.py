@@ -67,10 +67,11 @@ class Deallocate:
 
 @dataclass(frozen=True, slots=True)
 class DeclareCursor:
-    """DECLARE name CURSOR: what FETCH will show. `outputs` are the query's."""
+    """DECLARE name CURSOR: what FETCH will show. `outputs` are the query's. `hold`: WITH HOLD, so it outlives the transaction."""
 
     name: str
     outputs: tuple[Output, ...]
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
