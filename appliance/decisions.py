@@ -101,7 +101,6 @@ class Refuse:
     approval: str | None = None
     approver: str | None = None
     withdrawn: bool = False
-    withdrawn: bool = False
 
 
 Verdict = Forward | Hold | Refuse

@@ -37,9 +37,8 @@ class Command:
     `text` is what the client sent, exactly, as a person reads it; `shown` is the same with sensitive values hidden.
     `key` is everything the effects were derived from beyond the principal and the policy, or None where a verdict must
     not be reused. `may_amend`: a person may put another text in its place. `may_hold`
-    False: it runs nothing yet (Parse), so a Hold lets it pass, because what runs it asks again. `problem`: the inspector already knows that
-    it cannot be run, and why; such a command has an `unknown` effect as well. `may_hold` False: a Hold lets it pass as a Forward, because nothing runs yet and what
-    will run is asked for again (a Parse, before its Bind).
+    False: it runs nothing yet (a Parse), so a Hold lets it pass, because what runs it is asked for again. `problem`: the
+    inspector already knows that it cannot be run, and why; such a command has an `unknown` effect as well.
     """
 
     side: Side
@@ -55,7 +54,6 @@ class Command:
     may_hold: bool = True
     in_transaction: bool = False
     problem: str | None = None
-    may_hold: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -67,7 +67,8 @@ class Deallocate:
 
 @dataclass(frozen=True, slots=True)
 class DeclareCursor:
-    """DECLARE name CURSOR: what FETCH will show. `outputs` are the query's. `hold`: WITH HOLD, so it outlives the transaction."""
+    """DECLARE name CURSOR: what FETCH will show. `outputs` are the query's. `hold`: WITH HOLD, so it outlives
+    the transaction."""
 
     name: str
     outputs: tuple[Output, ...]
