@@ -52,3 +52,7 @@ class RecordingError(SluicegateError):
 
 class UnavailableError(SluicegateError):
     """A process or a target that is needed does not answer. Whoever asked refuses (wall 7)."""
+
+
+class UnfitKernelError(SluicegateError):
+    """The kernel or its settings cannot do what is asked: the message says what was found and what was expected."""
