@@ -164,6 +164,9 @@ Act = Send | StartTls | OpenTarget | Handover | Ask | SetTimer | RegisterKey | C
 class Inspector(Protocol):
     """One flow's reader. See the module's docstring for the order of calls."""
 
+    def opening_acts(self) -> list[Act]:
+        """What is to be done before anything is read: timers, or the target's connection where the target speaks first."""
+
     def receive(self, side: Side, data: bytes) -> None:
         """Take bytes that a side sent. Keeps what it cannot use yet, within a named bound, or raises PeerError."""
 

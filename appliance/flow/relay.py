@@ -1,0 +1,540 @@
+"""One caught connection, accept to close: bytes to events, events through the gate, acts carried out.
+
+The path from `received` to `write` is synchronous: no task and no await stands between a command and its bytes. Only a
+hold, a question to control, a handshake or back-pressure leaves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from appliance.decisions import Approved, Expired, Hold, Modified, Rejected, Verdict, Withdrawn
+from appliance.errors import AmendmentError, PeerError, RecordingError, UnavailableError
+from appliance.events import Cancelling, Command, Event, Finished, Left, NeedData, NotUnderstood, Opening, Own, Passage
+from appliance.flow.gate import STANDING, Gate
+from appliance.flow.gate import Question as DeskQuestion
+from appliance.flow.leg import Leg
+from appliance.parties import Endpoint, Side
+from appliance.protocols.inspector import (
+    Act,
+    Ask,
+    CancelAtTarget,
+    Close,
+    Handover,
+    Inspector,
+    OpenTarget,
+    Question,
+    RegisterKey,
+    Send,
+    SetTimer,
+    StartTls,
+    TlsFacts,
+)
+from appliance.tls.contexts import Identity
+
+# A side that waits (a hold, a question) is still read so that a client that leaves is noticed, but no further than this.
+_WAITING_BYTES_MAX = 1 << 20
+# Past the desk's own limit a worker waits this much longer for the desk to say so, then expires the hold by itself.
+_DESK_GRACE_SECONDS = 5.0
+# A target that does not complete a TCP handshake in this time is down as far as a client is concerned.
+_TARGET_SECONDS = 10.0
+# What a closing leg may still need to be delivered; a peer that never reads must not keep a flow alive.
+_CLOSE_SECONDS = 5.0
+
+
+class FlowServices(Protocol):
+    """What a flow needs of its worker. Calls to control raise UnavailableError where control does not answer."""
+
+    async def reply_to(self, flow: Relay, question: Question) -> object:
+        """Control's reply to an inspector's question; None where there is none."""
+
+    async def client_identity(self, flow: Relay, alpn: tuple[str, ...]) -> Identity:
+        """What we show to clients of that flow's resource."""
+
+    async def connect_target(self, flow: Relay, leg: Leg, alpn: tuple[str, ...]) -> None:
+        """Connect a leg to the flow's destination. Raises OSError."""
+
+    def start_target_tls(self, flow: Relay, leg: Leg, alpn: tuple[str, ...]) -> None:
+        """Begin TLS toward the target as the resource says. Raises OSError or ssl.SSLError."""
+
+    async def cancel_at_target(self, flow: Relay, data: bytes, upgrade: bytes) -> None:
+        """Send a cancel request on a connection of its own."""
+
+    async def ask_desk(self, flow: Relay, question: DeskQuestion) -> str:
+        """Put a held command on the desk; the approval's id."""
+
+    def withdraw(self, approval: str, reason: str) -> None:
+        """Take a question back."""
+
+    def amendment_taken(self, approval: str) -> None:
+        """A person's version runs."""
+
+    def amendment_refused(self, approval: str, why: str) -> None:
+        """A person's version cannot run; the question is open again."""
+
+    def register_key(self, flow: Relay, key: bytes) -> None:
+        """Make our cancel key of that flow known."""
+
+    def inspector_for(self, flow: Relay, protocol: str) -> Inspector:
+        """A fresh inspector for a protocol that is handed over to."""
+
+    def flow_ended(self, flow: Relay, reason: str, trace: str | None) -> None:
+        """The flow is over: record it and forget it."""
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A command that waits for a person."""
+
+    command: Command
+    hold: Hold
+    question: DeskQuestion
+    approval: str | None = None
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True)
+class _SideState:
+    """What the relay keeps of one side."""
+
+    leg: Leg | None = None
+    waiting_bytes: int = 0
+    has_ended: bool = False
+    is_congested: bool = False
+
+
+class Relay:
+    """One flow. `id` names it everywhere; `destination` is where the client wanted to go."""
+
+    def __init__(self, flow: str, destination: Endpoint, services: FlowServices, loop: asyncio.AbstractEventLoop) -> None:
+        self.id = flow
+        self.destination = destination
+        self._services = services
+        self._loop = loop
+        self._sides = {Side.CLIENT: _SideState(), Side.TARGET: _SideState()}
+        self._held: dict[tuple[Side, int], _Held] = {}
+        self._questions = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._is_pumping = False
+        self._is_over = False
+        self._reason = ""
+        self._inspector: Inspector | None = None
+        self._gate: Gate | None = None
+
+    def begin(self, inspector: Inspector, gate: Gate, client: Leg, acts: list[Act]) -> None:
+        """Start to read. `acts` are what the inspector wants done first."""
+        self._inspector = inspector
+        self._gate = gate
+        self._sides[Side.CLIENT].leg = client
+        self._guarded(self._perform, acts)
+
+    # What the legs tell us.
+
+    def connected(self, side: Side) -> None:
+        """A leg stands; the client's is known already, the target's is taken up where it was asked for."""
+
+    def received(self, side: Side, data: bytes) -> None:
+        """Bytes of a side, in plaintext."""
+        self._guarded(self._receive, side, data)
+
+    def ended(self, side: Side) -> None:
+        """A side sends no more."""
+        self._guarded(self._end, side)
+
+    def lost(self, side: Side, reason: str) -> None:
+        """A side's connection is gone."""
+        if not self._is_over:
+            state = self._sides[side]
+            if not state.has_ended:
+                self._guarded(self._end, side)
+            if not self._is_over:
+                self._finish(f"the {side.value} left: {reason}")
+
+    def handshake_done(self, side: Side, facts: TlsFacts) -> None:
+        """TLS stands on that side."""
+        self._guarded(self._take_facts, side, facts)
+
+    def broke(self, side: Side, error: PeerError) -> None:
+        """A side's TLS is broken."""
+        if side is Side.TARGET and not self._is_over and self._inspector is not None:
+            self._guarded(self._fail_target, error.said)
+        else:
+            self._finish(f"the {side.value} broke its protocol: {error.said}")
+
+    def congested(self, side: Side, is_congested: bool) -> None:
+        """A side takes bytes more slowly than the other sends them."""
+        self._sides[side].is_congested = is_congested
+        self._steer_reading(side.other)
+
+    # What the worker tells us.
+
+    def decided(self, approval: str, answer: Approved | Rejected | Modified | Expired) -> None:
+        """The desk's answer to a held command."""
+        for lane, held in self._held.items():
+            if held.approval == approval:
+                self._guarded(self._take_answer, lane, held, answer)
+                return
+
+    def cancelled(self) -> None:
+        """Somebody entitled sent a cancel request for this flow."""
+        self._guarded(self._cancel)
+
+    def pending_questions(self) -> list[tuple[DeskQuestion, str | None]]:
+        """Held commands with their approvals, to be put on a desk that has come back."""
+        return [(held.question, held.approval) for held in self._held.values()]
+
+    def ask_again(self) -> None:
+        """The desk has come back: put everything that is held on it once more."""
+        for lane, held in list(self._held.items()):
+            self._start(self._ask_desk(lane, held))
+
+    def catalogue_stale(self) -> None:
+        """What exists at the target has changed."""
+        if self._inspector is not None:
+            self._inspector.catalogue_stale()
+
+    def shut_down(self, reason: str, advice: str) -> None:
+        """End the flow from our side, with a last word to the client."""
+        if self._inspector is None:
+            self._finish(reason)
+        else:
+            self._guarded(self._bid_farewell, reason, advice)
+
+    @property
+    def bytes_received(self) -> tuple[int, int]:
+        """Bytes from the client and from the target, as they came over the wire."""
+        client, target = (self._sides[side].leg for side in (Side.CLIENT, Side.TARGET))
+        return (client.bytes_received if client else 0, target.bytes_received if target else 0)
+
+    # The synchronous path.
+
+    def _guarded(self, step: Callable[..., None], *arguments: object) -> None:
+        """Run one step of the flow. Whatever goes wrong in it ends this flow, closed, and no other."""
+        if self._is_over:
+            return
+        try:
+            step(*arguments)
+        except PeerError as error:
+            self._finish(f"a peer broke its protocol: {error.said}")
+        except RecordingError as error:
+            self._finish(f"its record could not be written: {error}", is_reset=True)
+        except Exception as error:  # noqa: BLE001  the border where our own bugs end one flow, closed
+            self._finish(f"a fault of the gateway: {type(error).__name__}", trace=traceback.format_exc(), is_reset=True)
+
+    def _receive(self, side: Side, data: bytes) -> None:
+        assert self._inspector is not None
+        self._inspector.receive(side, data)
+        self._pump()
+        if self._held or self._questions:
+            state = self._sides[side]
+            state.waiting_bytes += len(data)
+            if state.waiting_bytes > _WAITING_BYTES_MAX:
+                self._steer_reading(side)
+
+    def _end(self, side: Side) -> None:
+        state = self._sides[side]
+        if state.has_ended:
+            return
+        state.has_ended = True
+        assert self._inspector is not None
+        if side is Side.CLIENT:
+            self._withdraw_all("the client left while it waited")
+            if self._is_over:
+                return
+        self._inspector.end(side)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Carry out every event. One side's may free the other's, so both are asked until neither has any."""
+        if self._is_pumping:
+            return
+        inspector = self._inspector
+        assert inspector is not None
+        self._is_pumping = True
+        try:
+            is_quiet = False
+            while not is_quiet and not self._is_over:
+                is_quiet = True
+                for side in (Side.CLIENT, Side.TARGET):
+                    while not self._is_over:
+                        event = inspector.next_event(side)
+                        if isinstance(event, NeedData):
+                            break
+                        is_quiet = False
+                        self._carry(event)
+        finally:
+            self._is_pumping = False
+
+    def _carry(self, event: Event) -> None:
+        assert self._inspector is not None
+        assert self._gate is not None
+        verdict: Verdict = STANDING
+        match event:
+            case Opening() | Command() | NotUnderstood() | Cancelling():
+                verdict = self._gate.judge(event)
+                if isinstance(verdict, Hold):
+                    if isinstance(event, Command):
+                        self._hold(event, verdict)
+                    else:
+                        verdict = self._gate.refuse_hold(verdict)
+            case Passage() | Own() | Finished():
+                self._gate.note(event)
+            case Left():
+                pass
+        self._perform(self._inspector.carry_out(event, verdict))
+
+    def _perform(self, acts: list[Act]) -> None:
+        for act in acts:
+            if self._is_over:
+                return
+            match act:
+                case Send(side=side, data=data):
+                    leg = self._sides[side].leg
+                    if leg is not None:
+                        leg.write(data)
+                case StartTls():
+                    self._begin_tls(act)
+                case OpenTarget():
+                    self._start(self._open_target())
+                case Ask(question=question):
+                    self._questions += 1
+                    self._start(self._ask(question))
+                case SetTimer(name=name, seconds=seconds):
+                    self._set_timer(name, seconds)
+                case RegisterKey(key=key):
+                    self._services.register_key(self, key)
+                case CancelAtTarget(data=data, upgrade=upgrade):
+                    self._start(self._services.cancel_at_target(self, data, upgrade))
+                case Handover():
+                    self._hand_over(act)
+                case Close(reason=reason):
+                    self._finish(reason)
+
+    def _hand_over(self, act: Handover) -> None:
+        assert self._gate is not None
+        inspector = self._services.inspector_for(self, act.protocol)
+        self._inspector = inspector
+        if act.pending:
+            inspector.receive(Side.CLIENT, act.pending)
+        if self._sides[Side.TARGET].leg is not None:
+            self._perform(inspector.target_opened())
+
+    # Holds.
+
+    def _hold(self, command: Command, hold: Hold) -> None:
+        assert self._gate is not None
+        held = _Held(command, hold, self._gate.question(command, hold))
+        lane = (command.side, command.lane)
+        self._held[lane] = held
+        held.timer = self._loop.call_later(hold.terms.seconds + _DESK_GRACE_SECONDS, self._expire, lane, held)
+        self._start(self._ask_desk(lane, held))
+
+    async def _ask_desk(self, lane: tuple[Side, int], held: _Held) -> None:
+        try:
+            approval = await self._services.ask_desk(self, held.question)
+        except UnavailableError:
+            return  # asked again when the desk is back; until then only time can end it
+        if self._held.get(lane) is held:
+            held.approval = approval
+        else:
+            self._services.withdraw(approval, "the command it was asked for no longer waits")
+
+    def _expire(self, lane: tuple[Side, int], held: _Held) -> None:
+        if self._held.get(lane) is held:
+            self._guarded(self._settle, lane, held, Expired(held.approval or "never asked"))
+
+    def _take_answer(self, lane: tuple[Side, int], held: _Held, answer: Approved | Rejected | Modified | Expired) -> None:
+        if isinstance(answer, Modified):
+            self._take_amendment(lane, held, answer)
+        else:
+            self._settle(lane, held, answer)
+
+    def _settle(self, lane: tuple[Side, int], held: _Held, answer: Approved | Rejected | Expired | Withdrawn) -> None:
+        assert self._gate is not None
+        assert self._inspector is not None
+        self._release(lane, held)
+        verdict = self._gate.settle(held.command, held.hold, answer)
+        self._perform(self._inspector.carry_out(held.command, verdict))
+        self._pump()
+
+    def _take_amendment(self, lane: tuple[Side, int], held: _Held, answer: Modified) -> None:
+        assert self._gate is not None
+        assert self._inspector is not None
+        try:
+            amended = self._inspector.amend(held.command, answer.text)
+        except AmendmentError as error:
+            self._services.amendment_refused(answer.approval, str(error))
+            return
+        outcome = self._gate.settle_modified(held.command, amended, answer)
+        if isinstance(outcome, str):
+            self._services.amendment_refused(answer.approval, outcome)
+            return
+        self._release(lane, held)
+        self._services.amendment_taken(answer.approval)
+        self._perform(self._inspector.carry_out(amended, outcome))
+        self._pump()
+
+    def _release(self, lane: tuple[Side, int], held: _Held) -> None:
+        del self._held[lane]
+        if held.timer is not None:
+            held.timer.cancel()
+        if not self._held:
+            self._stop_waiting()
+
+    def _withdraw_all(self, reason: str) -> None:
+        for lane, held in list(self._held.items()):
+            if held.approval is not None:
+                self._services.withdraw(held.approval, reason)
+            self._settle(lane, held, Withdrawn(held.approval or "never asked", reason))
+
+    def _cancel(self) -> None:
+        assert self._inspector is not None
+        if self._held:
+            self._withdraw_all("cancelled by the client")
+        else:
+            self._perform(self._inspector.cancel())
+            self._pump()
+
+    # Questions to control.
+
+    async def _ask(self, question: Question) -> None:
+        try:
+            reply = await self._services.reply_to(self, question)
+        except UnavailableError:
+            reply = None
+        self._questions -= 1
+        if not self._questions and not self._held:
+            self._stop_waiting()
+        self._guarded(self._take_reply, question, reply)
+
+    def _take_reply(self, question: Question, reply: object) -> None:
+        assert self._inspector is not None
+        self._perform(self._inspector.answer(question, reply))
+        self._pump()
+
+    # The target's leg and TLS.
+
+    async def _open_target(self) -> None:
+        leg = Leg(Side.TARGET, self)
+        try:
+            async with asyncio.timeout(_TARGET_SECONDS):
+                await self._services.connect_target(self, leg, ())
+        except (OSError, TimeoutError) as error:
+            self._guarded(self._fail_target, str(error) or "no answer in time")
+            return
+        if self._is_over:
+            leg.reset()
+            return
+        self._sides[Side.TARGET].leg = leg
+        self._guarded(self._greet_target)
+
+    def _greet_target(self) -> None:
+        assert self._inspector is not None
+        self._perform(self._inspector.target_opened())
+        self._pump()
+
+    def _fail_target(self, reason: str) -> None:
+        assert self._inspector is not None
+        self._perform(self._inspector.target_failed(reason))
+        self._pump()
+
+    def _begin_tls(self, act: StartTls) -> None:
+        leg = self._sides[act.side].leg
+        assert leg is not None
+        leg.await_tls(act.pending)
+        if act.side is Side.CLIENT:
+            self._start(self._begin_client_tls(leg, act.alpn))
+        else:
+            try:
+                self._services.start_target_tls(self, leg, act.alpn)
+            except OSError as error:  # ssl.SSLError is one
+                self._fail_target(f"TLS toward the target cannot be set up: {error}")
+
+    async def _begin_client_tls(self, leg: Leg, alpn: tuple[str, ...]) -> None:
+        try:
+            identity = await self._services.client_identity(self, alpn)
+        except UnavailableError as error:
+            self._finish(f"no certificate to show: {error}", is_reset=True)
+            return
+        self._guarded(self._show_certificate, leg, identity)
+
+    def _show_certificate(self, leg: Leg, identity: Identity) -> None:
+        leg.start_tls(identity.context, server_side=True, certificate=identity.certificate)
+
+    def _take_facts(self, side: Side, facts: TlsFacts) -> None:
+        assert self._inspector is not None
+        self._perform(self._inspector.tls_started(side, facts))
+        self._pump()
+
+    # Time, pressure and the end.
+
+    def _set_timer(self, name: str, seconds: float) -> None:
+        old = self._timers.pop(name, None)
+        if old is not None:
+            old.cancel()
+        if seconds > 0:
+            self._timers[name] = self._loop.call_later(seconds, self._guarded, self._ring, name)
+
+    def _ring(self, name: str) -> None:
+        assert self._inspector is not None
+        self._timers.pop(name, None)
+        self._perform(self._inspector.timer(name))
+        self._pump()
+
+    def _bid_farewell(self, reason: str, advice: str) -> None:
+        assert self._inspector is not None
+        self._withdraw_all(reason)
+        if not self._is_over:
+            self._perform(self._inspector.farewell(reason, advice))
+            self._pump()
+
+    def _stop_waiting(self) -> None:
+        for side in (Side.CLIENT, Side.TARGET):
+            self._sides[side].waiting_bytes = 0
+            self._steer_reading(side)
+
+    def _steer_reading(self, side: Side) -> None:
+        """Read a side unless the other cannot take more, or it has sent enough while it waits."""
+        state = self._sides[side]
+        if state.leg is None:
+            return
+        if self._sides[side.other].is_congested or state.waiting_bytes > _WAITING_BYTES_MAX:
+            state.leg.pause_reading()
+        else:
+            state.leg.resume_reading()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _finish(self, reason: str, *, trace: str | None = None, is_reset: bool = False) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        for held in self._held.values():
+            if held.timer is not None:
+                held.timer.cancel()
+            if held.approval is not None:
+                self._services.withdraw(held.approval, reason)
+        self._held.clear()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        current = asyncio.current_task(self._loop) if self._tasks else None
+        for task in self._tasks:
+            if task is not current:
+                task.cancel()
+        for state in self._sides.values():
+            if state.leg is not None:
+                if is_reset:
+                    state.leg.reset()
+                else:
+                    state.leg.close()
+                    self._loop.call_later(_CLOSE_SECONDS, state.leg.reset)
+        self._services.flow_ended(self, reason, trace)

@@ -1,0 +1,470 @@
+"""A worker: the listener that accepts caught connections, and what all its flows share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from appliance.decisions import Approved, Expired, Modified, Rejected
+from appliance.errors import RecordingError, UnavailableError
+from appliance.flow.gate import ActivePolicy, Gate
+from appliance.flow.gate import Question as DeskQuestion
+from appliance.flow.leg import Leg
+from appliance.flow.relay import Relay
+from appliance.identity.attribution import Attribution
+from appliance.ipc.channel import Channel, connect
+from appliance.ipc.messages import (
+    AccountWanted,
+    AmendmentRefused,
+    AmendmentTaken,
+    Ask,
+    CancelFlow,
+    CancelWanted,
+    CatalogueChanged,
+    CatalogueStale,
+    CatalogueWanted,
+    ChallengeSet,
+    FlowGone,
+    FlowSeen,
+    Hello,
+    KeyForgotten,
+    KeyRegistered,
+    Leaf,
+    LeafWanted,
+    Message,
+    PolicyChanged,
+    Settled,
+    Welcome,
+    Withdraw,
+)
+from appliance.parties import Origin, Principal, Scope, Side
+from appliance.policy.reading import read_policy
+from appliance.protocols.inspector import (
+    CancelQuestion,
+    CatalogueQuestion,
+    ChallengeQuestion,
+    CredentialQuestion,
+    Inspector,
+    Question,
+)
+from appliance.recording.journal import Journal
+from appliance.recording.records import FlowClosed, FlowOpened
+from appliance.settings import ResourceSettings, Settings
+from appliance.sql.catalogue import Catalogue
+from appliance.tls.contexts import Identity, client_identity, target_context
+from kernel.origins import origin_of
+
+# Each flow takes two descriptors of the usual hard limit of 20,000; the rest is for listeners, journals and channels.
+FLOWS_MAX = 9_500
+# How long a worker waits between two tries to reach a control process that is being restarted.
+_RECONNECT_SECONDS = 0.2
+# A cancel request is sixteen bytes and no answer; a target that does not take them in this time will not.
+_CANCEL_SECONDS = 5.0
+_CATALOGUES_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class FlowFacts:
+    """What an inspector is made for."""
+
+    resource: ResourceSettings
+    principal: Principal
+    placeholder: str | None
+    cancel_key: bytes
+
+
+InspectorMaker = Callable[[FlowFacts], Inspector]
+
+
+@dataclass(slots=True, eq=False)
+class _Flow:
+    """A flow and what belongs to it here."""
+
+    relay: Relay
+    facts: FlowFacts
+    origin: Origin
+    key: bytes | None = None
+    database: str | None = None
+
+
+class Worker:
+    """Implements flow.relay.FlowServices for all flows of this process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        index: int,
+        inspectors: Mapping[str, InspectorMaker],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._settings = settings
+        self._index = index
+        self._inspectors = inspectors
+        self._loop = loop
+        self._attribution = Attribution(settings)
+        self._flows: dict[str, _Flow] = {}
+        self._by_approval: dict[str, str] = {}
+        self._by_key: dict[bytes, str] = {}
+        self._channel: Channel | None = None
+        self._active: ActivePolicy | None = None
+        self._journal: Journal | None = None
+        self._catalogues: dict[tuple[str, str], Catalogue] = {}
+        self._identities: dict[tuple[str, str, tuple[str, ...]], Identity] = {}
+        self._leaf_times: dict[tuple[str, str, tuple[str, ...]], float] = {}
+        self._servers: list[asyncio.Server] = []
+        self._stopping = asyncio.Event()
+        self._placeholders = {agent.name: agent.placeholder for agent in settings.agents}
+
+    async def run(self, sockets: list[socket.socket], ready: Callable[[], None]) -> None:
+        """Serve until SIGTERM. Nothing is accepted before control has answered once, because nothing could be decided."""
+        self._loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        keeper = self._loop.create_task(self._keep_channel(sockets, ready))
+        await self._stopping.wait()
+        keeper.cancel()
+        for server in self._servers:
+            server.close()
+        for flow in list(self._flows.values()):
+            flow.relay.shut_down("the gateway is stopping", "connect again in a moment")
+        if self._channel is not None:
+            self._channel.close()
+
+    # Control.
+
+    async def _keep_channel(self, sockets: list[socket.socket], ready: Callable[[], None]) -> None:
+        path = f"{self._settings.run}/control-workers.sock"
+        is_serving = False
+        while True:
+            lost = asyncio.Event()
+            try:
+                channel = await connect(path, self._take, lost.set)
+                body = await channel.call(lambda call: Hello(call, self._index, os.getpid()))
+            except UnavailableError:
+                await asyncio.sleep(_RECONNECT_SECONDS)
+                continue
+            self._welcome(msgspec.msgpack.decode(body, type=Welcome))
+            self._channel = channel
+            self._introduce_again()
+            if not is_serving:
+                for listening in sockets:
+                    self._servers.append(await self._loop.create_server(self._accept, sock=listening, backlog=1024))
+                is_serving = True
+                ready()
+            await lost.wait()
+            self._channel = None
+
+    def _welcome(self, welcome: Welcome) -> None:
+        if self._journal is None:
+            self._journal = Journal(Path(welcome.journals), self._index, welcome.seal_key, time.time_ns())
+        self._put_in_force(welcome.policy_files)
+
+    def _put_in_force(self, files: tuple[tuple[str, str], ...]) -> None:
+        policy = read_policy(files)
+        if self._active is None:
+            self._active = ActivePolicy(policy)
+        elif self._active.policy.version != policy.version:
+            self._active.replace(policy)
+
+    def _introduce_again(self) -> None:
+        """Tell a control process that has come back what it has to know of the flows that outlived it."""
+        self._catalogues.clear()
+        self._by_approval.clear()
+        for flow in list(self._flows.values()):
+            self._tell_seen(flow)
+            if flow.key is not None:
+                self._tell(KeyRegistered(flow.key, flow.relay.id, flow.facts.principal, flow.facts.resource.name))
+            flow.relay.ask_again()
+            flow.relay.catalogue_stale()
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case PolicyChanged(files=files):
+                self._put_in_force(files)
+            case Settled():
+                self._settle(message)
+            case CancelFlow(key=key):
+                flow = self._flows.get(self._by_key.get(key, ""))
+                if flow is not None:
+                    flow.relay.cancelled()
+            case CatalogueStale(resource=resource, database=database):
+                self._forget_catalogue(resource, database)
+            case _:
+                raise UnavailableError(f"control sent {type(message).__name__}, which is not for a worker")
+
+    def _settle(self, message: Settled) -> None:
+        flow = self._flows.get(self._by_approval.get(message.approval, ""))
+        if flow is None:
+            return
+        match message.outcome:
+            case "approved":
+                answer: Approved | Rejected | Modified | Expired = Approved(message.approval, message.by)
+            case "rejected":
+                answer = Rejected(message.approval, message.by, message.reason)
+            case "modified":
+                answer = Modified(message.approval, message.by, message.groups, message.text)
+            case "expired":
+                answer = Expired(message.approval)
+            case outcome:
+                raise UnavailableError(f"control settled an approval as {outcome!r}, which is no outcome")
+        if not isinstance(answer, Modified):
+            self._by_approval.pop(message.approval, None)
+        flow.relay.decided(message.approval, answer)
+
+    def _forget_catalogue(self, resource: str, database: str) -> None:
+        self._catalogues.pop((resource, database), None)
+        for flow in self._flows.values():
+            if flow.facts.resource.name == resource and flow.database == database:
+                flow.relay.catalogue_stale()
+
+    def _tell(self, message: Message) -> None:
+        if self._channel is not None:
+            self._channel.tell(message)
+
+    async def _call(self, build: Callable[[int], Message]) -> bytes:
+        if self._channel is None:
+            raise UnavailableError("the control process does not answer")
+        return await self._channel.call(build)
+
+    # Accepting.
+
+    def _accept(self) -> asyncio.Protocol:
+        return _Arrival(self)
+
+    def arrive(self, transport: asyncio.Transport) -> Leg | None:
+        """Take up a caught connection, or answer None: it is refused and recorded as such."""
+        journal, active = self._journal, self._active
+        assert journal is not None
+        assert active is not None
+        origin = origin_of(transport.get_extra_info("socket"))
+        flow_id = secrets.token_hex(8)
+        principal = self._attribution.principal_of(origin)
+        resource = self._attribution.resource_of(origin.destination)
+        refusal = None
+        if principal is None:
+            refusal = "no agent has this source address"
+        elif resource is None:
+            refusal = "the destination is not a registered resource"
+        elif len(self._flows) >= FLOWS_MAX:
+            refusal = f"this worker carries {FLOWS_MAX} flows already"
+        try:
+            journal.append(
+                FlowOpened(
+                    flow=flow_id,
+                    time=time.time_ns(),
+                    source=str(origin.source),
+                    destination=str(origin.destination),
+                    principal=str(principal) if principal else None,
+                    agent=principal.agent if principal else None,
+                    phase=principal.phase.value if principal else None,
+                    person=principal.person if principal else None,
+                    groups=tuple(sorted(principal.groups)) if principal else (),
+                    established=principal.established if principal else None,
+                    resource=resource.name if resource else None,
+                    protocol=resource.protocol if resource else None,
+                )
+            )
+            if refusal is not None:
+                journal.append(FlowClosed(flow=flow_id, time=time.time_ns(), reason=f"refused: {refusal}"))
+        except RecordingError as error:
+            _log("flow refused", flow=flow_id, reason=f"its record could not be written: {error}")
+            return None
+        if refusal is not None or principal is None or resource is None:
+            _log("flow refused", flow=flow_id, source=origin.source, destination=origin.destination, reason=refusal)
+            return None
+        facts = FlowFacts(resource, principal, self._placeholders.get(principal.agent), secrets.token_bytes(8))
+        relay = Relay(flow_id, origin.destination, self, self._loop)
+        flow = _Flow(relay, facts, origin)
+        self._flows[flow_id] = flow
+        inspector = self._inspectors[resource.protocol](facts)
+        leg = Leg(Side.CLIENT, relay)
+        leg.connection_made(transport)
+        gate = Gate(flow_id, active, journal, principal, Scope(resource.name, resource.protocol), inspector.redact)
+        self._tell_seen(flow)
+        relay.begin(inspector, gate, leg, inspector.opening_acts())
+        return leg
+
+    def _tell_seen(self, flow: _Flow) -> None:
+        facts = flow.facts
+        self._tell(
+            FlowSeen(
+                flow.relay.id,
+                facts.principal,
+                facts.resource.name,
+                flow.origin.source,
+                flow.origin.destination,
+                time.time_ns(),
+            )
+        )
+
+    # flow.relay.FlowServices.
+
+    async def reply_to(self, flow: Relay, question: Question) -> object:
+        known = self._flows[flow.id]
+        resource = known.facts.resource.name
+        match question:
+            case CatalogueQuestion(database=database, newer_than=newer_than):
+                known.database = database
+                return await self._catalogue(resource, database, newer_than)
+            case CredentialQuestion():
+                return (await self._call(lambda call: AccountWanted(call, resource))).decode()
+            case ChallengeQuestion():
+                return await self._call(
+                    lambda call: ChallengeSet(
+                        call,
+                        resource,
+                        flow.id,
+                        question.mechanism,
+                        question.step,
+                        question.challenge,
+                        question.binding,
+                        question.over_tls,
+                    )
+                )
+            case CancelQuestion(key=key):
+                principal = known.facts.principal
+                return bool(await self._call(lambda call: CancelWanted(call, key, principal, resource)))
+
+    async def _catalogue(self, resource: str, database: str, newer_than: str | None) -> Catalogue | None:
+        if newer_than is not None:
+            # The asker has seen that it is stale, most often because it changed it: so have the others.
+            self._tell(CatalogueChanged(resource, database))
+        body = await self._call(lambda call: CatalogueWanted(call, resource, database, newer_than))
+        known = self._catalogues.get((resource, database))
+        version = msgspec.msgpack.decode(body, type=_CatalogueVersion).version
+        if known is not None and known.version == version:
+            return known
+        catalogue = msgspec.msgpack.decode(body, type=Catalogue)
+        if len(self._catalogues) >= _CATALOGUES_MAX:
+            self._catalogues.clear()
+        self._catalogues[(resource, database)] = catalogue
+        return catalogue
+
+    async def client_identity(self, flow: Relay, alpn: tuple[str, ...]) -> Identity:
+        resource = self._flows[flow.id].facts.resource
+        address = flow.destination.address
+        key = (resource.name, address, alpn)
+        identity = self._identities.get(key)
+        # Leaves live for days; asking again every hour keeps well clear of their end and of a replaced file.
+        if identity is None or self._loop.time() - self._leaf_times[key] > 3600:
+            body = await self._call(lambda call: LeafWanted(call, resource.name, None, address))
+            leaf = msgspec.msgpack.decode(body, type=Leaf)
+            identity = client_identity(leaf.chain, leaf.key, alpn)
+            self._identities[key] = identity
+            self._leaf_times[key] = self._loop.time()
+        return identity
+
+    async def connect_target(self, flow: Relay, leg: Leg, alpn: tuple[str, ...]) -> None:  # noqa: ARG002
+        await self._loop.create_connection(lambda: leg, flow.destination.address, flow.destination.port)
+
+    def start_target_tls(self, flow: Relay, leg: Leg, alpn: tuple[str, ...]) -> None:
+        tls = self._flows[flow.id].facts.resource.tls
+        name = tls.server_names[0] if tls.server_names else flow.destination.address
+        leg.start_tls(target_context(tls, alpn), server_side=False, server_name=name)
+
+    async def cancel_at_target(self, flow: Relay, data: bytes, upgrade: bytes) -> None:
+        tls = self._flows[flow.id].facts.resource.tls
+        try:
+            async with asyncio.timeout(_CANCEL_SECONDS):
+                reader, writer = await asyncio.open_connection(flow.destination.address, flow.destination.port)
+                try:
+                    if upgrade:
+                        writer.write(upgrade)
+                        if await reader.readexactly(1) != b"S":
+                            return
+                        name = tls.server_names[0] if tls.server_names else flow.destination.address
+                        await writer.start_tls(target_context(tls, ()), server_hostname=name)
+                    writer.write(data)
+                    await writer.drain()
+                    await reader.read(1)  # the server closes once it has passed the request on
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            _log("cancel failed", flow=flow.id, reason=error)
+
+    async def ask_desk(self, flow: Relay, question: DeskQuestion) -> str:
+        approval = (
+            await self._call(lambda call: Ask(call, question.request, question.approvers, question.seconds))
+        ).decode()
+        self._by_approval[approval] = flow.id
+        return approval
+
+    def withdraw(self, approval: str, reason: str) -> None:
+        self._by_approval.pop(approval, None)
+        self._tell(Withdraw(approval, reason))
+
+    def amendment_taken(self, approval: str) -> None:
+        self._by_approval.pop(approval, None)
+        self._tell(AmendmentTaken(approval))
+
+    def amendment_refused(self, approval: str, why: str) -> None:
+        self._tell(AmendmentRefused(approval, why))
+
+    def register_key(self, flow: Relay, key: bytes) -> None:
+        known = self._flows[flow.id]
+        known.key = key
+        self._by_key[key] = flow.id
+        self._tell(KeyRegistered(key, flow.id, known.facts.principal, known.facts.resource.name))
+
+    def inspector_for(self, flow: Relay, protocol: str) -> Inspector:
+        return self._inspectors[protocol](self._flows[flow.id].facts)
+
+    def flow_ended(self, flow: Relay, reason: str, trace: str | None) -> None:
+        known = self._flows.pop(flow.id)
+        if known.key is not None:
+            self._by_key.pop(known.key, None)
+            self._tell(KeyForgotten(known.key))
+        self._tell(FlowGone(flow.id))
+        client_bytes, target_bytes = flow.bytes_received
+        if trace is not None:
+            _log("fault", flow=flow.id, trace=trace)
+        assert self._journal is not None
+        try:
+            self._journal.append(
+                FlowClosed(
+                    flow=flow.id,
+                    time=time.time_ns(),
+                    reason=reason,
+                    client_bytes=client_bytes,
+                    target_bytes=target_bytes,
+                    trace=trace,
+                )
+            )
+        except RecordingError as error:
+            _log("flow closed unrecorded", flow=flow.id, reason=error)
+
+
+class _CatalogueVersion(msgspec.Struct):
+    """The head of an encoded Catalogue, enough to see whether the whole must be decoded."""
+
+    version: str
+
+
+class _Arrival(asyncio.Protocol):
+    """Decides at accept whether a connection becomes a flow, then hands the transport to its leg."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        leg = self._worker.arrive(transport)
+        if leg is None:
+            raw = transport.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+            transport.abort()
+        else:
+            transport.set_protocol(leg)
+
+
+def _log(event: str, **facts: object) -> None:
+    words = " ".join(f"{name}={str(value)!r}" for name, value in facts.items())
+    print(f"worker {event}: {words}", file=sys.stderr, flush=True)
