@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +32,15 @@ class Trigger:
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
     """Rows of `child` refer to rows of `parent`. The actions are the server's letters (pg_constraint.confdeltype and
-    confupdtype): a no action, r restrict, c cascade, n set null, d set default."""
+    confupdtype): a no action, r restrict, c cascade, n set null, d set default. `parent_columns` are the key that is
+    referred to; empty where it is not known, and then any change to the parent counts as one to the key."""
 
     child: int
     child_columns: tuple[str, ...]
     parent: int
     on_delete: str
     on_update: str
+    parent_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,8 @@ class Relation:
 @dataclass(frozen=True, slots=True)
 class Function:
     """A function or procedure outside pg_catalog and information_schema. `volatility` is "i", "s" or "v"; `kind` is
-    pg_proc.prokind; `source` is the text of a function written in SQL (pg_get_functiondef's body), else None."""
+    pg_proc.prokind; `source` is the text of a function written in SQL (pg_get_functiondef's body), else None.
+    `columns` are the names of the columns that a call in FROM shows; None where they are not known."""
 
     oid: int
     schema: str
@@ -77,6 +82,7 @@ class Function:
     argument_names: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     extension: str | None = None
+    columns: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +129,11 @@ class Catalogue:
     casts: tuple[int, ...] = ()  # OIDs of user functions behind casts outside the system's own
     foreign_keys: tuple[ForeignKey, ...] = ()
     event_triggers: bool = False
+
+    @cached_property
+    def memory(self) -> dict[Hashable, Any]:
+        """What readers worked out from this very reading (the lineage of a view) and keep for the next text."""
+        return {}
 
     @cached_property
     def relation_by_name(self) -> dict[tuple[str, str], Relation]:

@@ -83,9 +83,11 @@ class DiscardAll:
 @dataclass(frozen=True, slots=True)
 class ChangeCatalogue:
     """The statement changes what exists. `created` are plain tables whose columns it tells in full, so that later
-    statements of the same transaction can be read before the change is visible from outside (oid 0)."""
+    statements of the same transaction can be read before the change is visible from outside (oid 0); they take the place
+    of any of the same name. `dropped` are the schemas and names of tables that are no more."""
 
     created: tuple[Relation, ...] = ()
+    dropped: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
