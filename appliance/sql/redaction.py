@@ -1,0 +1,234 @@
+"""Which parts of an SQL text or a bound value a person may not see, and what is shown in their place.
+
+The text is cut with the server's own scanner, so that a literal is found whatever it looks like: escapes, Unicode escapes,
+dollar quotes, continued strings, bit strings, numbers in any base. What is hidden is shown as HIDDEN. The result is
+for reading only: it need not be SQL any more, and it is never sent to a target.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pglast.parser import ParseError, scan
+
+HIDDEN = "•••"
+
+_NUMBERS = frozenset({"ICONST", "FCONST"})
+_STRINGS = frozenset({"SCONST", "USCONST", "BCONST", "XCONST"})
+_COMMENTS = frozenset({"SQL_COMMENT", "C_COMMENT"})
+
+# A number with a longer exponent has no digits of its own in its value, and writing it out would cost as much as it says.
+_EXPONENT_MAX = 40
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A token or the white space before one: its text, and the grammar's name for it ("" for white space)."""
+
+    name: str
+    text: str
+
+
+def redact(text: str, hide_literals: bool) -> str:
+    """`text` as a person or an export may see it. Never raises.
+
+    Card numbers (by Luhn), e-mail addresses and social security numbers are always hidden, inside literals, comments,
+    identifiers and across them. With `hide_literals` every constant and comment is hidden, whatever it holds; a text
+    that the scanner cannot cut then keeps its first word only.
+    """
+    parts = _cut(text)
+    if parts is None:
+        return _opening_word(text) if hide_literals else redact_text(text)
+    shown: list[str] = []
+    for number, part in enumerate(parts):
+        if hide_literals and (part.name in _STRINGS or part.name in _NUMBERS or part.name in _COMMENTS):
+            shown.append(_cover(part))
+        else:
+            shown.append(_show(part, _escape_character(parts, number)))
+    return _clean("".join(shown))
+
+
+def redact_text(value: str) -> str:
+    """A bound parameter's text, or any other single value, with what is shaped like a secret hidden. Never raises."""
+    cleaned = _clean(value)
+    return HIDDEN if any(_is_shaped(form) for form in _other_forms(cleaned)) else cleaned
+
+
+def _cut(text: str) -> list[_Part] | None:
+    """The text's tokens with the white space between them, or None where the scanner does not cover it whole."""
+    try:
+        tokens = scan(text)
+    except (ParseError, ValueError):
+        return None
+    parts: list[_Part] = []
+    position = 0
+    for token in tokens:
+        # The scanner stops at a NUL: what it passed over must be white space, or nothing is certain.
+        if token.start < position or text[position : token.start].strip(" \t\n\r\f\v"):
+            return None
+        if token.start > position:
+            parts.append(_Part("", text[position : token.start]))
+        parts.append(_Part(token.name, text[token.start : token.end + 1]))
+        position = token.end + 1
+    if text[position:].strip(" \t\n\r\f\v"):
+        return None
+    parts.append(_Part("", text[position:]))
+    return parts
+
+
+def _opening_word(text: str) -> str:
+    word = re.match(r"\s*([A-Za-z]{1,20})(?![A-Za-z0-9_])", text)
+    return f"{word.group(1)} {HIDDEN}" if word else HIDDEN
+
+
+def _cover(part: _Part) -> str:
+    """A constant or comment with nothing left of it but what sort it is."""
+    if part.name == "SQL_COMMENT":
+        return f"-- {HIDDEN}"
+    if part.name == "C_COMMENT":
+        return f"/* {HIDDEN} */"
+    if part.name in _NUMBERS:
+        return HIDDEN
+    return f"'{HIDDEN}'"
+
+
+def _show(part: _Part, escape: str) -> str:
+    """A token with secret shapes hidden: in place where it is written plainly, whole where the shape is behind escapes."""
+    if not part.name:
+        return part.text
+    cleaned = _clean(part.text)
+    if any(_is_shaped(form) for form in _meanings(_Part(part.name, cleaned), escape)):
+        return _cover(part) if part.name in _STRINGS or part.name in _NUMBERS or part.name in _COMMENTS else f'"{HIDDEN}"'
+    return cleaned
+
+
+def _escape_character(parts: list[_Part], number: int) -> str:
+    """The escape character of a U& literal: what a UESCAPE after it says, or a backslash."""
+    if parts[number].name not in ("USCONST", "UIDENT"):
+        return "\\"
+    following = [part for part in parts[number + 1 : number + 8] if part.name and part.name not in _COMMENTS][:2]
+    if len(following) == 2 and following[0].name == "UESCAPE" and len(following[1].text) == 3:
+        return following[1].text[1]
+    return "\\"
+
+
+def _meanings(part: _Part, escape: str) -> Iterator[str]:
+    """What a token stands for, where that may differ from what is written."""
+    text = part.text
+    if part.name in _NUMBERS:
+        yield from _number_forms(text)
+    elif part.name in ("BCONST", "XCONST"):
+        yield from _bit_forms(text)
+    elif part.name in ("USCONST", "UIDENT"):
+        value = _unicode_unescaped(_unquoted(text[2:]), escape)
+        yield value
+        yield from _other_forms(value)
+    elif part.name == "SCONST":
+        if text[:1] in "eE":
+            value = _backslash_unescaped(_unquoted(text[1:]))
+        elif text[:1] == "$":
+            value = text.strip("$")
+        else:
+            value = _unquoted(text)
+        yield value
+        yield from _other_forms(value)
+    elif text[:1] == '"':
+        yield text[1:-1].replace('""', '"')
+
+
+def _unquoted(text: str) -> str:
+    """The inside of a quoted string: pieces that continue one another joined, doubled quotes single."""
+    return re.sub(r"'\s*[\n\r]\s*(?:--[^\n\r]*[\n\r]\s*)*'", "", text)[1:-1].replace("''", "'")
+
+
+_BACKSLASHED = re.compile(r"\\(?:x([0-9A-Fa-f]{1,2})|([0-7]{1,3})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))", re.DOTALL)
+
+
+def _backslash_unescaped(text: str) -> str:
+    def meant(match: re.Match[str]) -> str:
+        hexadecimal, octal, short, long, other = match.groups()
+        if other is not None:
+            return {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}.get(other, other)
+        return _character(int(octal, 8) & 0xFF if octal else int(hexadecimal or short or long, 16))
+
+    return _BACKSLASHED.sub(meant, text)
+
+
+def _unicode_unescaped(text: str, escape: str) -> str:
+    mark = re.escape(escape)
+    return re.sub(
+        rf"{mark}(?:\+([0-9A-Fa-f]{{6}})|([0-9A-Fa-f]{{4}})|{mark})",
+        lambda match: _character(int(match[1] or match[2], 16)) if match[1] or match[2] else escape,
+        text,
+    )
+
+
+def _character(code: int) -> str:
+    return chr(code) if code <= 0x10FFFF and not 0xD800 <= code <= 0xDFFF else "\ufffd"
+
+
+def _number_forms(text: str) -> Iterator[str]:
+    """A number written out in decimal: without underscores, from another base, without its exponent and point."""
+    plain = text.replace("_", "").lower()
+    if plain[:2] in ("0x", "0o", "0b"):
+        # More digits than an int8 or a card number has: its value is none, and writing out a huge number costs squared time.
+        if len(plain) <= 66:
+            yield str(int(plain, 0)) if len(plain) > 2 else ""
+        return
+    yield plain
+    mantissa, _, exponent = plain.partition("e")
+    digits, _, fraction = mantissa.partition(".")
+    if fraction or exponent:
+        shift = int(exponent) if re.fullmatch(r"[+-]?\d{1,4}", exponent) else 0
+        if abs(shift) <= _EXPONENT_MAX:
+            point = len(digits) + shift
+            every = digits + fraction
+            yield every[: max(point, 0)] + "0" * max(point - len(every), 0)
+        yield digits + fraction
+
+
+def _bit_forms(text: str) -> Iterator[str]:
+    """A bit string read as bytes, and as a number where it is no longer than one."""
+    digits = re.sub(r"[^0-9A-Fa-f]", "", text[1:])
+    if text[:1] in "bB":
+        if len(digits) <= 64 and set(digits) <= {"0", "1"} and digits:
+            yield str(int(digits, 2))
+        digits = (
+            "".join(f"{int(digits[at : at + 8], 2):02x}" for at in range(0, len(digits) - 7, 8))
+            if set(digits) <= {"0", "1"}
+            else ""
+        )
+    elif 0 < len(digits) <= 16:
+        yield str(int(digits, 16))
+    yield _from_hex(digits)
+
+
+def _other_forms(value: str) -> Iterator[str]:
+    """What a value stands for where it is written as the server writes bytes: \\x and hexadecimal digits."""
+    for match in re.finditer(r"\\x((?:[0-9A-Fa-f]{2})+)", value):
+        yield _from_hex(match[1])
+
+
+def _from_hex(digits: str) -> str:
+    return bytes.fromhex(digits[: len(digits) // 2 * 2]).decode("latin-1")
+
+
+_EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
+_SSN = re.compile(r"(?<![0-9])(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}(?![0-9])")
+_PAN = re.compile(r"(?<![0-9])[1-9](?:[ .-]?[0-9]){11,18}(?![0-9])")
+
+
+def _clean(text: str) -> str:
+    return _PAN.sub(_hidden_card, _SSN.sub(HIDDEN, _EMAIL.sub(HIDDEN, text)))
+
+
+def _hidden_card(match: re.Match[str]) -> str:
+    digits = [int(digit) for digit in match[0] if digit.isdigit()]
+    doubled = (digit if at % 2 == 0 else digit * 2 - 9 * (digit > 4) for at, digit in enumerate(reversed(digits)))
+    return HIDDEN if sum(doubled) % 10 == 0 else match[0]
+
+
+def _is_shaped(value: str) -> bool:
+    return _clean(value) != value
