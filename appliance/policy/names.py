@@ -1,0 +1,111 @@
+"""How a name in a rule matches names of the world: `*` for any run of characters, quotes for dots and stars.
+
+A dotted pattern is compared part by part, so `public.*` is every thing with exactly two parts of which the first is
+`public`, whatever characters the second has; `*` alone is every thing. Spelling is the target's, letter case included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NamePattern:
+    """A pattern for one name: the literal pieces between its stars, in order. One piece: no star, an exact name."""
+
+    pieces: tuple[str, ...]
+
+    @property
+    def is_exact(self) -> bool:
+        return len(self.pieces) == 1
+
+    @property
+    def matches_all(self) -> bool:
+        return not any(self.pieces) and not self.is_exact
+
+    def matches(self, name: str) -> bool:
+        """True where the whole name is of this form. Linear in the name for each star; no pattern can make it worse."""
+        pieces = self.pieces
+        if len(pieces) == 1:
+            return name == pieces[0]
+        first, last = pieces[0], pieces[-1]
+        if len(name) < len(first) + len(last) or not name.startswith(first) or not name.endswith(last):
+            return False
+        at, end = len(first), len(name) - len(last)
+        for piece in pieces[1:-1]:
+            found = name.find(piece, at, end)
+            if found < 0:
+                return False
+            at = found + len(piece)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class PathPattern:
+    """A pattern for a path; `parts` None matches every path."""
+
+    parts: tuple[NamePattern, ...] | None
+
+    def matches(self, path: tuple[str, ...]) -> bool:
+        """True where every part matches the part in its place and there are as many."""
+        parts = self.parts
+        if parts is None:
+            return True
+        if len(parts) != len(path):
+            return False
+        return all(pattern.matches(part) for pattern, part in zip(parts, path, strict=True))
+
+
+def parse_name(text: str) -> NamePattern:
+    """A pattern for one plain name (an agent, a column); dots and quotes in it mean themselves."""
+    return NamePattern(tuple(text.split("*")))
+
+
+def parse_path(text: str) -> PathPattern:
+    """A pattern for a path. In double quotes every character means itself, `""` is a quote. Raises ValueError with what
+    was found, in words."""
+    if text == "*":
+        return PathPattern(None)
+    parts: list[NamePattern] = []
+    at = 0
+    while True:
+        if text.startswith('"', at):
+            name, at = _quoted_part(text, at + 1)
+            parts.append(NamePattern((name,)))
+        else:
+            end = text.find(".", at)
+            end = len(text) if end < 0 else end
+            part = text[at:end]
+            if not part:
+                raise ValueError("an empty part between dots")
+            if '"' in part:
+                raise ValueError("a quote in the middle of a part")
+            parts.append(parse_name(part))
+            at = end
+        if at == len(text):
+            return PathPattern(tuple(parts))
+        if text[at] != ".":
+            raise ValueError("something behind a closing quote that is no dot")
+        at += 1
+
+
+def match_any(patterns: Iterable[NamePattern], name: str) -> bool:
+    """True where one of the patterns matches."""
+    return any(pattern.matches(name) for pattern in patterns)
+
+
+def _quoted_part(text: str, at: int) -> tuple[str, int]:
+    """The name in quotes that begins at `at`, and the position behind its closing quote."""
+    name = ""
+    while True:
+        end = text.find('"', at)
+        if end < 0:
+            raise ValueError("a quote that is never closed")
+        name += text[at:end]
+        if not text.startswith('""', end):
+            if not name:
+                raise ValueError("an empty part between quotes")
+            return name, end + 1
+        name += '"'
+        at = end + 2
