@@ -223,6 +223,7 @@ def _faults(document: Document, violation: ValidationError) -> list[SettingError
     schema: Mapping[str, Any] = violation.schema if isinstance(violation.schema, Mapping) else {}
     found = _found(violation.instance, schema)
     limit = cast("Any", violation.validator_value)
+    instance = cast("Any", violation.instance)
     match violation.validator:
         case "additionalProperties":
             return _unknown_keys(document, path, violation.instance, schema)
@@ -236,6 +237,14 @@ def _faults(document: Document, violation: ValidationError) -> list[SettingError
             known = [str(value) for value in limit]
             return [
                 document.error(path, found, f"one of {', '.join(known)}{suggest(str(violation.instance), known)}"),
+            ]
+        case "dependentRequired":
+            return [
+                document.error((*path, key), f"the key {key} without {needed}", f"{key} beside {needed} only")
+                for key, wanted in limit.items()
+                if key in instance
+                for needed in wanted
+                if needed not in instance
             ]
         case "const":
             expected = _plain(limit)
@@ -299,7 +308,12 @@ def _branches(document: Document, violation: ValidationError, schema: Mapping[st
     ]
     if len(meant) == 1:
         return [fault for error in meant[0] for fault in _faults(document, error)]
-    if isinstance(violation.instance, Mapping):
+    is_mapping = isinstance(violation.instance, Mapping)
+    shapes = cast("Any", violation.validator_value)
+    if not is_mapping and all(isinstance(shape, Mapping) and set(shape) == {"required"} for shape in shapes):
+        # A choice between keys; that something else stands where a mapping should is another fault.
+        return []
+    if is_mapping:
         found = f"the keys {join_words(violation.instance)}" if violation.instance else "no keys"
     expected = schema.get("description") or "another shape"
     return [document.error(tuple(violation.absolute_path), found, expected)]

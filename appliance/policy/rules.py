@@ -187,7 +187,7 @@ class ApplicableRules:
         )
         if holding:
             return _hold(holding, obligations)
-        granting = self.granting(min(effects, key=_weight))
+        granting = self.granting(_heaviest(effects))
         assert granting is not None, "a covered effect has a rule that covers it"
         return Forward(granting.reference, obligations, reason=granting.reason)
 
@@ -309,6 +309,16 @@ def _by_action(rules: Iterable[Rule], verbs: tuple[Verb, ...], actions: Callable
 
 def _weight(effect: Effect) -> tuple[int, str]:
     return (_WEIGHTS[effect.action], str(effect))
+
+
+def _heaviest(effects: Iterable[Effect]) -> Effect:
+    """The effect a forwarded command is said to be about; its text is made only to part equals."""
+    listed = list(effects)
+    if len(listed) == 1:
+        return listed[0]
+    least = min(_WEIGHTS[effect.action] for effect in listed)
+    heavy = [effect for effect in listed if _WEIGHTS[effect.action] == least]
+    return heavy[0] if len(heavy) == 1 else min(heavy, key=str)
 
 
 def _first(rules: Iterable[Rule]) -> Rule | None:
