@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ from appliance.errors import UnavailableError
 from appliance.ipc.channel import FRAME_BYTES_MAX, Callbacks, Channel, connect, serve
 from appliance.ipc.messages import AccountWanted, CatalogueStale, Message
 
-Body = Callable[[str], Awaitable[None]]
+Body = Callable[[str], Coroutine[None, None, None]]
 
 
 def run_on(loop: str, body: Body, path: Path) -> None:
