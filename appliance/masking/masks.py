@@ -1,0 +1,57 @@
+"""How one value is hidden: the kinds of mask that a policy may name, and what each leaves."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from appliance.decisions import Mask
+
+REDACTED: Final = b"****"
+
+# What a person writing a policy may choose from, with what the client gets to see.
+KINDS: Final[dict[str, str]] = {
+    "redact": "**** whatever the value was, so that not even its length is told",
+    "null": "NULL; inside a longer text, where there is no NULL, ****",
+    "keep_last": "the last `keep` letters and digits; the others become *, and all do where more than half would be left",
+    "email": "****@****, so that it is still seen to be an address",
+}
+
+
+def is_known_kind(name: str) -> bool:
+    """Whether a policy may name this kind of mask."""
+    return name in KINDS
+
+
+def apply(mask: Mask, value: bytes) -> bytes | None:
+    """What the client sees in place of a value in text format (UTF-8); None stands for NULL.
+
+    A kind that is not known, or a value that is not text, is hidden entirely.
+    """
+    if mask.kind == "null":
+        return None
+    if mask.kind == "email":
+        return b"****@****"
+    if mask.kind == "keep_last":
+        return _keep_last(value, mask.keep)
+    return REDACTED
+
+
+def _keep_last(value: bytes, keep: int) -> bytes:
+    try:
+        text = value.decode("utf-8")
+    except UnicodeDecodeError:
+        return REDACTED
+    # A star counts as the letter it stands for, so that masking twice leaves what masking once left.
+    significant = sum(1 for letter in text if letter.isalnum() or letter == "*")
+    hidden = significant - keep if keep > 0 and significant >= 2 * keep else significant
+    kept: list[str] = []
+    for letter in text:
+        if letter.isalnum() or letter == "*":
+            kept.append("*" if hidden > 0 else letter)
+            hidden -= 1
+        elif letter.isascii():
+            kept.append(letter)
+        else:
+            # Not everything that carries meaning is alphanumeric to Unicode: combining marks, emoji, symbols.
+            kept.append("*")
+    return "".join(kept).encode("utf-8")
