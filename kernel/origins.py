@@ -12,20 +12,20 @@ from typing import Final
 
 from appliance.parties import Endpoint, Origin
 
-# How many connections may wait to be accepted by one worker. Past that the kernel drops the SYN and the client tries again
-# after a second; the system's own bound (net.core.somaxconn, 4096 by default) applies as well.
-BACKLOG: Final = 1024
-
 # From linux/in6.h; the socket module lacks both.
 _IP_TRANSPARENT: Final = 19
 _IPV6_TRANSPARENT: Final = 75
 
 
-def listening_sockets(port: int) -> tuple[socket.socket, ...]:
-    """Open one worker's listeners, IPv4 and IPv6, non-blocking. Needs CAP_NET_ADMIN, in the network namespace of the rules.
+def transparent_sockets(port: int) -> tuple[socket.socket, ...]:
+    """Open one worker's sockets, IPv4 and IPv6, bound and non-blocking. Needs CAP_NET_ADMIN, in the network namespace of the
+    rules. OSError if the port is somebody else's.
+
+    The worker itself calls listen(), which takes no privilege: until it does, the kernel gives it no connections, so while
+    no worker is ready clients are refused instead of kept waiting.
 
     They are bound to loopback: redirect.nft leads there, and nobody on a network can address it. SO_REUSEPORT lets each
-    worker have its own pair; the kernel spreads connections over those that are alive.
+    worker have its own pair; the kernel spreads connections over those that listen.
     """
     opened: list[socket.socket] = []
     try:
@@ -40,7 +40,6 @@ def listening_sockets(port: int) -> tuple[socket.socket, ...]:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 listener.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
             listener.bind((address, port))
-            listener.listen(BACKLOG)
             listener.setblocking(False)
     except OSError:
         for listener in opened:
