@@ -224,6 +224,9 @@ def _faults(document: Document, violation: ValidationError) -> list[SettingError
     found = _found(violation.instance, schema)
     limit = cast("Any", violation.validator_value)
     instance = cast("Any", violation.instance)
+    if "propertyNames" in violation.relative_schema_path:
+        path = (*path, str(instance))
+        found = f"the key {_quoted(str(instance))}"
     match violation.validator:
         case "additionalProperties":
             return _unknown_keys(document, path, violation.instance, schema)
@@ -314,7 +317,7 @@ def _branches(document: Document, violation: ValidationError, schema: Mapping[st
         # A choice between keys; that something else stands where a mapping should is another fault.
         return []
     if is_mapping:
-        found = f"the keys {join_words(violation.instance)}" if violation.instance else "no keys"
+        found = f"the keys {join_words(cast('Any', violation.instance))}" if violation.instance else "no keys"
     expected = schema.get("description") or "another shape"
     return [document.error(tuple(violation.absolute_path), found, expected)]
 
