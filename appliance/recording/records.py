@@ -102,3 +102,13 @@ class FlowClosed(msgspec.Struct, frozen=True, tag="flow closed", omit_defaults=T
 
 
 Record = FlowOpened | Commanded | Decided | Passed | Answered | FlowClosed
+
+
+class Noted(msgspec.Struct, frozen=True, tag="note", omit_defaults=True):
+    """What control itself has to say, in a chain of its own. `sort` is "begun", or an alarm about a journal: "broken chain",
+    "torn tail", "journal gone", "journal shrunk", "foreign file", "records lost". `text` is for people."""
+
+    time: int
+    sort: str
+    text: str
+    journal: str = ""
