@@ -13,10 +13,10 @@ from appliance.decisions import HoldTerms, Mask, RuleReference, ValueMask
 from appliance.documents import Document, Path, read_checked
 from appliance.effects import Action, Kind, Scalar, Use
 from appliance.errors import SettingError, SettingErrors
+from appliance.masking.detectors import pattern_fault
 from appliance.parties import Phase
 from appliance.policy.matching import AttributeTest, Matcher, Where, Who
 from appliance.policy.names import NamePattern, PathPattern, parse_name, parse_path
-from appliance.policy.patterns import check_pattern
 from appliance.policy.rules import FieldMasking, Policy, Rule, Verb
 
 # Kinds of mask that leave some characters to be seen; only there does `keep` mean anything.
@@ -153,14 +153,10 @@ class _Reader:
                     path, f"an own pattern called {raw['name']}", "a name that is not a built-in detector's"
                 )
             )
-        try:
-            check_pattern(raw["pattern"])
-        except ValueError as error:
+        if fault := pattern_fault(raw["pattern"]):
             self._errors.append(
                 self._document.error(
-                    (*path, "pattern"),
-                    f"{error}",
-                    "characters, classes, groups, alternatives, ? and repetitions with a bound, such as {1,12}",
+                    (*path, "pattern"), fault, "a regular expression that is quick on any text, such as E[0-9]{6}"
                 )
             )
         return ValueMask(raw["name"], mask, raw["pattern"])
