@@ -6,4 +6,4 @@ from appliance.__main__ import INSPECTORS, run
 from tests.two_streams.inspector import TwoStreamsInspector
 
 if __name__ == "__main__":
-    run({**INSPECTORS, "two-streams": lambda facts: TwoStreamsInspector()}, "tests.two_streams")
+    run({**INSPECTORS, "two-streams": lambda _facts: TwoStreamsInspector()}, "tests.two_streams")

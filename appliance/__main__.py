@@ -1,0 +1,104 @@
+"""Wires the rooms together; the only file that knows them all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import uvloop
+
+from appliance.configuration import read_configuration
+from appliance.control.process import run_control
+from appliance.flow.worker import FlowFacts, InspectorMaker, Worker
+from appliance.protocols.postgres.inspector import PostgresInspector
+from appliance.protocols.redis.inspector import RedisInspector
+from appliance.settings import Settings
+from appliance.supervision import supervise
+from kernel.gateway import catch
+from ui.cli import build_cli
+
+
+def _postgres(facts: FlowFacts) -> PostgresInspector:
+    return PostgresInspector(
+        tls=facts.resource.tls, placeholder=facts.placeholder, random=os.urandom, own_key=facts.cancel_key
+    )
+
+
+def _redis(_facts: FlowFacts) -> RedisInspector:
+    return RedisInspector()
+
+
+INSPECTORS: Mapping[str, InspectorMaker] = {"postgres": _postgres, "redis": _redis}
+
+
+def run(inspectors: Mapping[str, InspectorMaker], module: str) -> None:
+    """The whole program with these protocols; `module` is what its processes are started as."""
+    protocols = frozenset(inspectors)
+
+    def up(configuration: Path, ready: int | None) -> int:
+        settings = read_configuration(str(configuration), protocols)
+        program = [sys.executable, "-m", module]
+        file = str(configuration.resolve())
+
+        def control_command(serving: int) -> list[str]:
+            return [*program, "control", "--configuration", file, "--ready-fd", str(serving)]
+
+        def worker_command(index: int, sockets: tuple[int, ...], serving: int) -> list[str]:
+            listed = ",".join(str(descriptor) for descriptor in sockets)
+            words = [
+                "worker",
+                "--configuration",
+                file,
+                "--index",
+                str(index),
+                "--sockets",
+                listed,
+                "--ready-fd",
+                str(serving),
+            ]
+            return [*program, *words]
+
+        catch(settings.networks)
+        # The rules stay when we leave: executors are refused then, and nothing passes by. `sluicegate release` takes them back.
+        return supervise(settings, control_command, worker_command, ready)
+
+    def control(configuration: Path, ready: int) -> int:
+        settings = read_configuration(str(configuration), protocols)
+        return run_control(settings, str(configuration), protocols, _announce(ready))
+
+    def worker(configuration: Path, index: int, descriptors: tuple[int, ...], ready: int) -> int:
+        settings = read_configuration(str(configuration), protocols)
+        uvloop.run(_work(settings, inspectors, index, descriptors, ready))
+        return 0
+
+    build_cli(up=up, control=control, worker=worker, protocols=protocols)()
+
+
+async def _work(
+    settings: Settings, inspectors: Mapping[str, InspectorMaker], index: int, descriptors: tuple[int, ...], ready: int
+) -> None:
+    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    await Worker(settings, index, inspectors, asyncio.get_running_loop()).run(sockets, _announce(ready))
+
+
+def _announce(descriptor: int) -> Callable[[], None]:
+    """What a process calls once it serves: the supervisor reads the byte."""
+
+    def announce() -> None:
+        os.write(descriptor, b"\n")
+        os.close(descriptor)
+
+    return announce
+
+
+def main() -> None:
+    """The command `sluicegate`."""
+    run(INSPECTORS, "appliance")
+
+
+if __name__ == "__main__":
+    main()
