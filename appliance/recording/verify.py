@@ -190,7 +190,9 @@ def _check_signature(walk: _Walk, signed: Signed, key: str, label: str) -> bool:
     return False
 
 
-def _verify_segment(walk: _Walk, number: int, path: Path, kept: tuple[Signed, Seal] | None, points: list[_Point]) -> None:
+def _verify_segment(
+    walk: _Walk, places: Places, number: int, kept: tuple[Signed, Seal] | None, points: list[_Point]
+) -> None:
     path = places.segment(number)
     with segments.open_to_read(path) as connection:
         # One transaction: the segment may be growing under us.
