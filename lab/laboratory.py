@@ -185,41 +185,41 @@ class Lab:
 
     # The appliance.
 
-    def configure(self, policies: Path | str = REPOSITORY / "policies", **settings: Any) -> Path:
-        """Write a whole configuration for this lab and answer its file. `settings` are top-level keys put in or replaced."""
+    def configure(
+        self, policies: Path | str = REPOSITORY / "policies" / "example", workers: int = 2, **sections: Any
+    ) -> Path:
+        """Write a whole configuration for this lab and answer its file. `sections` replace top-level keys, or remove those
+        given as None."""
         wanted: dict[str, Any] = {
-            "agents": [
-                {
-                    "name": AGENT,
+            "agents": {
+                AGENT: {
                     "owner": "shop@lab.example",
                     "groups": ["shop-agents"],
-                    "phases": [
-                        {"phase": "plan", "sources": list(PLANNER)},
-                        {"phase": "execute", "sources": list(EXECUTOR)},
-                    ],
+                    "phases": {"plan": {"sources": list(PLANNER)}, "execute": {"sources": list(EXECUTOR)}},
                 }
-            ],
-            "resources": [
-                {
-                    "name": RESOURCE,
+            },
+            "resources": {
+                RESOURCE: {
                     "protocol": "postgres",
                     "addresses": [f"{TARGET.ipv4}:{PORT}", f"[{TARGET.ipv6}]:{PORT}"],
                     "credential": "shop-owner",
                     "tls": {"target": "verify-full", "authorities": str(self.database.authorities)},
                 }
-            ],
-            "credentials": [{"name": "shop-owner", "user": OWNER, "password_file": str(self._secret)}],
-            "networks": {"interfaces": [EXECUTORS_INTERFACE]},
+            },
+            "credentials": {"shop-owner": {"user": OWNER, "password": {"file": str(self._secret)}}},
+            "networks": {"executors": {"interfaces": [EXECUTORS_INTERFACE]}},
             "policies": [str(policies)],
-            "approvers": [{"user": "root", "groups": ["dba"]}],
-            "state": str(self.appliance_folder / "state"),
-            "run": str(self.appliance_folder / "run"),
-            "workers": 2,
-            "worker_uid": WORKER_UID,
-            "control_uid": CONTROL_UID,
+            "approvers": {"root": {"groups": ["dba"]}},
+            "appliance": {
+                "state": str(self.appliance_folder / "state"),
+                "run": str(self.appliance_folder / "run"),
+                "workers": workers,
+                "uids": {"worker": WORKER_UID, "control": CONTROL_UID},
+            },
         }
-        wanted.update(settings)
-        self.configuration.write_text(yaml.safe_dump(wanted, sort_keys=False))
+        wanted.update(sections)
+        text = yaml.safe_dump({key: value for key, value in wanted.items() if value is not None}, sort_keys=False)
+        self.configuration.write_text(text)
         return self.configuration
 
     def start_appliance(self, configuration: Path | None = None) -> None:
