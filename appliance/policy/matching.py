@@ -73,12 +73,13 @@ class AttributeTest:
 @dataclass(frozen=True, slots=True)
 class Matcher:
     """Effects a rule speaks of. `actions` is spelled out (`covered` lacks `unknown` unless the rule names it); an empty
-    `kinds`, `objects` or `uses` asks nothing; `fields` None stands for all of a thing, fields or not."""
+    `kinds`, `objects` or `uses` asks nothing; `excepted` things are not meant; `fields` None stands for all of a thing, fields or not."""
 
     actions: frozenset[Action]
     covered: frozenset[Action]
     kinds: frozenset[Kind] = frozenset()
     objects: tuple[PathPattern, ...] = ()
+    excepted: tuple[PathPattern, ...] = ()
     fields: tuple[NamePattern, ...] | None = None
     uses: frozenset[Use] = frozenset()
     attributes: tuple[AttributeTest, ...] = ()
@@ -117,16 +118,22 @@ class Matcher:
         thing = effect.thing
         if effect.action not in actions or (self.kinds and thing.kind not in self.kinds):
             return False
-        if self.objects:
-            path = thing.path
-            for pattern in self.objects:
-                if pattern.matches(path):
-                    break
-            else:
-                return False
+        if self.objects and not _names_path(self.objects, thing.path):
+            return False
+        if self.excepted and _names_path(self.excepted, thing.path):
+            return False
         return all(test.fits(effect.attribute(test.name)) for test in self.attributes)
 
 
 def touches_all_fields(effect: Effect) -> bool:
     """True for an effect without fields that is about the whole thing (drop, truncate, a value read as one piece)."""
     return not effect.fields and (effect.use is not None or effect.action not in _TOUCHING_NO_FIELD)
+
+
+def _names_path(patterns: tuple[PathPattern, ...], path: tuple[str, ...]) -> bool:
+    for (
+        pattern
+    ) in patterns:  # a plain loop, because any() over a generator costs twice as much and this runs for every effect
+        if pattern.matches(path):
+            return True
+    return False

@@ -113,6 +113,7 @@ class _Reader:
             covered=(_ALL_ACTIONS - {Action.UNKNOWN}) | words if every else words,
             kinds=frozenset(Kind(word) for word in raw.get("kinds", ())),
             objects=self._paths(raw.get("objects", ()), (*path, "objects")),
+            excepted=self._paths(raw.get("except", ()), (*path, "except")),
             fields=_names(raw["fields"]) if "fields" in raw else None,
             uses=frozenset(Use(word) for word in raw.get("uses", ())),
             attributes=attributes,
