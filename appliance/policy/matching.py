@@ -73,7 +73,8 @@ class AttributeTest:
 @dataclass(frozen=True, slots=True)
 class Matcher:
     """Effects a rule speaks of. `actions` is spelled out (`covered` lacks `unknown` unless the rule names it); an empty
-    `kinds`, `objects` or `uses` asks nothing; `excepted` things are not meant; `fields` None stands for all of a thing, fields or not."""
+    `kinds`, `objects` or `uses` asks nothing; `excepted` things are not meant; `fields` None stands for all of a thing,
+    fields or not."""
 
     actions: frozenset[Action]
     covered: frozenset[Action]
@@ -131,9 +132,4 @@ def touches_all_fields(effect: Effect) -> bool:
 
 
 def _names_path(patterns: tuple[PathPattern, ...], path: tuple[str, ...]) -> bool:
-    for (
-        pattern
-    ) in patterns:  # a plain loop, because any() over a generator costs twice as much and this runs for every effect
-        if pattern.matches(path):
-            return True
-    return False
+    return any(pattern.matches(path) for pattern in patterns)
