@@ -1,0 +1,1327 @@
+"""A PostgreSQL session after its login: what is judged, what stands in for a refused message, when an answer is whole.
+
+A refusal costs the target a statement that cannot be parsed, sent in place of the refused one. The target then fails its
+own transaction, keeps its own order and reports its own status, and its error is replaced by ours: nothing about the
+session is imitated (see docs/protocols/postgres.md).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from appliance.decisions import Forward, Hold, Mask, Obligations, Refuse, ValueMask, Verdict
+from appliance.effects import Action, Column, Effect, Kind, Parameter, Thing, effect, unknown
+from appliance.errors import AmendmentError, PeerError
+from appliance.events import NEED_DATA, Command, Event, Finished, Left, NeedData, NotUnderstood, Own, Passage
+from appliance.masking.detectors import Detectors
+from appliance.parties import Side
+from appliance.protocols.inspector import Act, Ask, CancelAtTarget, CatalogueQuestion, Close, Question, Send
+from appliance.protocols.postgres import messages as wire
+from appliance.protocols.postgres.parameters import decoded, type_name
+from appliance.protocols.postgres.pipeline import CopyIn, Entry, Expected, Pipeline
+from appliance.protocols.postgres.readings import ReadingCache, depends_on_names
+from appliance.protocols.postgres.rows import MASKED_ROW_SIZE_MAX, TEXT_LIKE_OIDS, Rows
+from appliance.protocols.postgres.state import NAMES_MAX, Definition, Portal, SessionState, Standing
+from appliance.sql.catalogue import Catalogue
+from appliance.sql.reading import DeclareCursor, Output, Reading, SetSearchPath, Statement, Transaction
+from appliance.sql.redaction import redact
+
+# What may be read ahead of its turn. The server's output buffer (8 kB, PQ_SEND_BUFFER_SIZE) is emptied after 1,638 answers
+# of five bytes, so that a client that never flushes still drains this queue.
+_PIPELINE_MAX: Final = 10_000
+# A client may send one command while another waits; more than that stays in the socket.
+_WAITING_SIZE_MAX: Final = wire.COMMAND_SIZE_MAX + (4 << 20)
+# Rows are passed on in runs of this size, so that one turn of the loop does not hold a whole result.
+_RUN_SIZE_MAX: Final = 256 << 10
+# A row beyond this is passed in pieces where nobody has to see its values.
+_PIECE_SIZE: Final = 64 << 10
+# Tags of a text with many statements; a record names the first ones.
+_STATUS_LENGTH_MAX: Final = 200
+_DETECTORS_MAX: Final = 64
+
+# The name of the statement that is sent to fail, and of those that run a person's version. A client cannot use them.
+_OWN_PREFIX: Final = "sluicegate_"
+
+_SESSION_EFFECT: Final = effect(Action.CONNECT, Kind.SESSION)
+
+# What may mean only that our picture of the catalogue is older than the client's statement.
+_UNRESOLVED: Final = frozenset({"42P01", "42703", "42883", "42704", "3F000"})
+
+_COPY_CODES: Final = frozenset({wire.COPY_DATA, wire.COPY_DONE, wire.COPY_FAIL})
+_COMMAND_CODES: Final = frozenset({wire.QUERY, wire.PARSE, wire.BIND, wire.FUNCTION_CALL})
+# Answers that complete a command of the extended protocol.
+_COMPLETIONS: Final = frozenset(
+    {wire.COMMAND_COMPLETE, wire.EMPTY_QUERY_RESPONSE, wire.PORTAL_SUSPENDED, wire.ERROR_RESPONSE}
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Plan:
+    """A command that was given to the relay and is not carried out yet. `flaw` is an SQLSTATE and a message where it is
+    refused whatever policy says. `amended` is the text a person put in its place."""
+
+    event: Command
+    message: wire.Query | wire.Parse | wire.Bind | wire.Execute | wire.FunctionCall
+    raw: bytes
+    reading: Reading | None
+    definition: Definition | None = None
+    flaw: tuple[str, str] | None = None
+    amended: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _OwnWords:
+    """Our own message to the target, with the answer it will have (None: none)."""
+
+    purpose: str
+    shown: str
+    data: bytes
+    entries: tuple[Entry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Deferred:
+    """A person's version of a Bind that goes once the target has described it as the client expects."""
+
+    plan: _Plan
+    words: _OwnWords
+    expected: tuple[wire.Field, ...]
+
+
+class Session:
+    """One session. `search_path` is the one the session began with; `target_key` is the target's cancel key."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        search_path: tuple[str, ...],
+        target_key: bytes,
+        is_target_tls: bool,
+        readings: ReadingCache,
+        client_pending: bytes = b"",
+        target_pending: bytes = b"",
+    ) -> None:
+        self._catalogue = catalogue
+        self._target_key = target_key
+        self._is_target_tls = is_target_tls
+        self._readings = readings
+        self._state = SessionState(search_path)
+        self._pipeline = Pipeline()
+        self._frames = {
+            Side.CLIENT: wire.Framer(wire.CLIENT_BOUNDS, client_pending),
+            Side.TARGET: wire.Framer(wire.TARGET_BOUNDS, target_pending),
+        }
+        self._ended: set[Side] = set()
+        self._number = 0
+        # The client's side.
+        self._message: tuple[int, bytes] | None = None  # a command that has been cut but waits to be understood
+        self._plan: _Plan | None = None
+        self._amended: _Plan | None = None
+        self._client_event: Event | None = None
+        self._client_acts: list[Act] = []
+        self._sequence = 0
+        self._is_discarding = False
+        self._has_left = False
+        self._asked: CatalogueQuestion | None = None
+        self._is_stale = False
+        self._has_asked_anew = False
+        # The target's side.
+        self._own: deque[_OwnWords] = deque()
+        self._target_event: Event | None = None
+        self._out: list[bytes] = []
+        self._finished: Finished | None = None
+        self._skipped: deque[int] = deque()
+        self._is_sequence_failed = False
+        self._is_transaction_quiet = False
+        self._streamed: Rows | None = None
+        self._notices: list[bytes] = []
+        self._values: tuple[ValueMask, ...] = ()
+        self._detectors: dict[tuple[ValueMask, ...], Detectors] = {}
+        self._last_word: tuple[bytes, str] | None = None
+        self._is_over = False
+        self._deferred: _Deferred | None = None
+
+    # Bytes in.
+
+    def receive(self, side: Side, data: bytes) -> None:
+        """Take what a side sent."""
+        frames = self._frames[side]
+        frames.feed(data)
+        if side is Side.CLIENT and len(frames) > _WAITING_SIZE_MAX:
+            raise PeerError("more sent ahead of its turn than is kept")
+
+    def end(self, side: Side) -> None:
+        """That side sends no more."""
+        self._ended.add(side)
+
+    # Events out.
+
+    def next_event(self, side: Side) -> Event | NeedData:
+        """The next event of a side."""
+        if self._is_over:
+            return NEED_DATA
+        if side is Side.TARGET:
+            event = self._next_of_target()
+            if event is not None:
+                self._target_event = event
+        else:
+            event = self._next_of_client()
+            if event is not None:
+                self._client_event = event
+        return NEED_DATA if event is None else event
+
+    def carry_out(self, event: Event, verdict: Verdict) -> list[Act]:
+        """What to do about an event."""
+        match event:
+            case Command():
+                return self._carry_command(event, verdict)
+            case NotUnderstood():
+                return self._end_with("08P01", event.what)
+            case Left(side=Side.CLIENT):
+                self._client_event = None
+                self._is_over = True
+                return [Send(Side.TARGET, 0, wire.Terminate().build()), Close("the client left")]
+            case Left():
+                self._target_event = None
+                self._is_over = True
+                last = wire.error_response("FATAL", "08006", "the target closed the connection")
+                return [*self._sends(), Send(Side.CLIENT, 0, last), Close("the target closed the connection")]
+            case Own(side=Side.TARGET):
+                self._target_event = None
+                words = self._own.popleft()
+                for entry in words.entries:
+                    self._pipeline.push(entry)
+                if not words.entries:
+                    self._pipeline.is_flushed = True
+                return [Send(Side.TARGET, 0, words.data)]
+            case _ if event.side is Side.CLIENT:
+                self._client_event = None
+                acts, self._client_acts = self._client_acts, []
+                return acts
+            case _:
+                self._target_event = None
+                return self._sends()
+
+    def _sends(self) -> list[Act]:
+        acts: list[Act] = []
+        if self._out:
+            out = self._out
+            acts.append(Send(Side.CLIENT, 0, out[0] if len(out) == 1 else b"".join(out)))
+            self._out = []
+        if self._last_word is not None:
+            data, reason = self._last_word
+            self._is_over = True
+            if self._streamed is None:  # in the middle of a row there is no place for a word
+                acts.append(Send(Side.CLIENT, 0, data))
+            acts.append(Close(reason))
+        return acts
+
+    def _end_with(self, sqlstate: str, reason: str) -> list[Act]:
+        self._is_over = True
+        return [Send(Side.CLIENT, 0, wire.error_response("FATAL", sqlstate, reason)), Close(reason)]
+
+    # The rest of what an inspector offers.
+
+    def answer(self, question: Question, reply: object) -> list[Act]:
+        """The catalogue, read anew."""
+        if question is not self._asked and question != self._asked:
+            raise ValueError("an answer to a question that was not asked")
+        self._asked = None
+        if isinstance(reply, Catalogue):
+            self._catalogue = reply
+        else:
+            reason = "the gateway cannot read the target's catalogue"
+            self._last_word = (wire.error_response("FATAL", "57P03", reason), reason)
+        return []
+
+    def catalogue_stale(self) -> None:
+        """What exists at the target has changed."""
+        self._is_stale = True
+
+    def cancel(self) -> list[Act]:
+        """Cancel what runs at the target, if something does."""
+        if not self._pipeline or self._is_over:
+            return []
+        upgrade = wire.SslRequest().build() if self._is_target_tls else b""
+        return [CancelAtTarget(wire.CancelRequest(self._target_key).build(), upgrade)]
+
+    def farewell(self, reason: str, advice: str) -> list[Act]:
+        """End the session from our side."""
+        if self._is_over:
+            return []
+        self._is_over = True
+        acts: list[Act] = []
+        if self._streamed is None:  # in the middle of a row there is no place for a word
+            acts.append(Send(Side.CLIENT, 0, wire.error_response("FATAL", "57P01", reason, hint=advice)))
+        return [*acts, Send(Side.TARGET, 0, wire.Terminate().build()), Close(reason)]
+
+    def redact(self, command: Command) -> str:
+        """The command's text with every literal hidden."""
+        return redact(command.text, hide_literals=True)
+
+    # What the client says.
+
+    def _next_of_client(self) -> Event | None:
+        if self._client_event is not None or self._own or self._deferred is not None:
+            return None
+        if self._asked is not None or self._last_word is not None:
+            return None
+        try:
+            return self._read_client()
+        except PeerError as error:
+            return NotUnderstood(Side.CLIENT, 0, error.said, frozenset({unknown(error.said)}))
+
+    def _read_client(self) -> Event | None:
+        """Take housekeeping messages as far as they may pass, in one event; or one command; or nothing yet."""
+        run: list[bytes] = []
+        notes: list[str] = []
+        discarded = 0
+        while len(self._pipeline) < _PIPELINE_MAX:
+            if self._message is None:
+                header = self._frames[Side.CLIENT].peek()
+                if header is None or not self._may_read(header[0]):
+                    break
+                if run and (header[0] in _COMMAND_CODES or header[0] == wire.TERMINATE):
+                    break  # what stands before a command goes first, so that the command is the only thing that waits
+                self._message = self._frames[Side.CLIENT].next()
+                if self._message is None:
+                    break
+            code, payload = self._message
+            if self._is_discarding and code not in (wire.SYNC, wire.TERMINATE):
+                wire.read_client(code, payload)
+                self._message = None
+                discarded += 1
+                continue
+            if code == wire.TERMINATE:
+                wire.Terminate.read(payload)
+                self._message = None
+                return Left(Side.CLIENT, 0)
+            copying = self._pipeline.copy_entry()
+            if copying is not None and copying.copy is CopyIn.RUNNING and code not in _COPY_CODES:
+                self._message = None
+                self._interrupt_copy(code, payload, copying, run, notes)
+                continue
+            if code in _COMMAND_CODES:
+                return self._read_command(code, payload)
+            if code == wire.EXECUTE:
+                execute = wire.Execute.read(payload)
+                portal = self._state.portals.find(execute.portal, self._sequence)
+                if portal is Standing.UNSETTLED:
+                    break
+                if portal is Standing.ABSENT:
+                    if run:
+                        break
+                    return self._unknown_name(execute, "34000", f'portal "{execute.portal}" does not exist')
+                assert isinstance(portal, Portal)
+                self._message = None
+                self._execute(execute, portal, payload, run, notes)
+                continue
+            self._message = None
+            if not self._pass_housekeeping(code, payload, run, notes):
+                raise PeerError(f"a message of type {chr(code)!r} in a session")
+        if discarded:
+            notes.append(f"{discarded} messages discarded up to Sync, after an error")
+        if run or notes:
+            self._client_acts = [Send(Side.TARGET, 0, run[0] if len(run) == 1 else b"".join(run))] if run else []
+            return Passage(Side.CLIENT, 0, "; ".join(notes) or None)
+        return self._client_end()
+
+    def _client_end(self) -> Event | None:
+        """An end of stream counts once everything before it is answered, as far as it will be."""
+        is_waiting = self._pipeline.awaits_ready or self._pipeline.barriers
+        if Side.CLIENT in self._ended and not self._has_left and not is_waiting:
+            self._has_left = True
+            return Left(Side.CLIENT, 0)
+        return None
+
+    def _may_read(self, code: int) -> bool:
+        """Whether a message of that type may be taken while something before it is not answered."""
+        if not self._pipeline.barriers or code == wire.TERMINATE or code in _COPY_CODES or self._is_discarding:
+            return True
+        copying = self._pipeline.copy_entry()
+        if copying is not None and copying.copy is CopyIn.RUNNING:
+            return True
+        if code in (wire.SYNC, wire.FLUSH):
+            # While it is not known whether the server wants data, it is not known whether it would ignore a Sync.
+            return copying is None or (copying.copy is CopyIn.ENDED and copying.expected is Expected.EXECUTE)
+        if not self._pipeline.is_flushed and not self._own:
+            words = _OwnWords("flush", "Flush", wire.Flush().build())
+            self._own.append(words)
+        return False
+
+    def _pass_housekeeping(self, code: int, payload: bytes, run: list[bytes], notes: list[str]) -> bool:
+        """Take a message that changes nothing policy could be asked about."""
+        match code:
+            case wire.SYNC:
+                wire.Sync.read(payload)
+                is_barrier = self._pipeline.barriers > 0 or self._state.hangs_on_outcome
+                self._pipeline.push(Entry(Expected.SYNC, is_barrier=is_barrier))
+                self._sequence += 1
+                self._is_discarding = False
+            case wire.FLUSH:
+                wire.Flush.read(payload)
+                self._pipeline.is_flushed = True
+            case wire.DESCRIBE:
+                self._describe(wire.Describe.read(payload))
+            case wire.CLOSE:
+                close = wire.CloseMessage.read(payload)
+                entry = Entry(Expected.CLOSE, name=close.name, sort=close.sort)
+                self._pipeline.push(entry)
+                if close.sort == "S":
+                    self._state.statements.hope(close.name, None, entry, self._sequence)
+                else:
+                    self._state.portals.hope(close.name, None, entry, self._sequence)
+            case wire.COPY_DATA:
+                notes.append(f"COPY data, {len(payload)} bytes")
+            case wire.COPY_DONE | wire.COPY_FAIL:
+                wire.read_client(code, payload)
+                notes.append("end of COPY data" if code == wire.COPY_DONE else "COPY given up by the client")
+                copying = self._pipeline.copy_entry()
+                if copying is not None and copying.copy is CopyIn.RUNNING:
+                    copying.copy = CopyIn.ENDED
+            case _:
+                return False
+        run.append(wire.frame(code, payload))
+        return True
+
+    def _interrupt_copy(self, code: int, payload: bytes, copying: Entry, run: list[bytes], notes: list[str]) -> None:
+        """A message that is not data, while the server reads data: it ignores Flush and Sync, and fails on anything else
+        without carrying it out (copyfromparse.c, CopyGetData). We fail it in its place, so that what came is not sent."""
+        wire.read_client(code, payload)
+        if code in (wire.FLUSH, wire.SYNC):
+            notes.append(f"a message of type {chr(code)!r} during COPY, ignored")
+            return
+        notes.append(f"a message of type {chr(code)!r} during COPY, which ends it")
+        copying.copy = CopyIn.ENDED
+        run.append(wire.CopyFail(f"unexpected message type 0x{code:02X} during COPY from stdin").build())
+
+    def _describe(self, describe: wire.Describe) -> None:
+        entry = Entry(Expected.DESCRIBE, name=describe.name, sort=describe.sort)
+        if describe.sort == "S":
+            definition = self._state.statements.find(describe.name, self._sequence)
+            if isinstance(definition, Definition):
+                entry.definition = definition
+        else:
+            portal = self._state.portals.find(describe.name, self._sequence)
+            if isinstance(portal, Portal):
+                entry.portal = portal
+                portal.is_described = True
+                entry.obligations = portal.obligations
+        self._pipeline.push(entry)
+
+    def _execute(self, execute: wire.Execute, portal: Portal, payload: bytes, run: list[bytes], notes: list[str]) -> None:
+        detectors = self._detectors_of(portal.obligations)
+        is_seen = detectors is not None or bool(_masks(portal.outputs, portal.obligations))
+        if is_seen and not portal.is_described and portal.fields is None and not self._may_infer_fields(portal):
+            portal.is_described = True
+            describe = wire.Describe("P", execute.portal)
+            self._pipeline.push(Entry(Expected.DESCRIBE, portal=portal, sort="P", name=execute.portal, is_own=True))
+            run.append(describe.build())
+            notes.append("our own Describe, to know the types of what is masked")
+        if portal.executions:
+            notes.append(f"Execute of command {portal.number} again")
+        portal.executions += 1
+        statements = () if portal.statement is None else (portal.statement,)
+        is_copy = any(statement.copies == "in" for statement in statements)
+        entry = Entry(
+            Expected.EXECUTE,
+            number=portal.number,
+            obligations=portal.obligations,
+            statements=statements,
+            rows=Rows(detectors),
+            portal=portal,
+            is_barrier=is_copy or self._is_barrier(statements),
+            copy=CopyIn.AWAITED if is_copy else CopyIn.NONE,
+        )
+        self._pipeline.push(entry)
+        run.append(wire.frame(wire.EXECUTE, payload))
+
+    def _may_infer_fields(self, portal: Portal) -> bool:
+        return portal.definition is not None and portal.definition.fields is not None
+
+    # Commands.
+
+    def _read_command(self, code: int, payload: bytes) -> Event | None:
+        if self._is_stale or self._state.is_catalogue_due:
+            return self._ask_catalogue()
+        message = wire.read_client(code, payload)
+        match message:
+            case wire.Query(text=text):
+                return self._read_text(message, code, payload, text, None)
+            case wire.Parse(name=name, text=text):
+                if name.startswith(_OWN_PREFIX):
+                    return self._unknown_name(message, "42602", f"prepared statement names in {_OWN_PREFIX}* are reserved")
+                if len(self._state.statements) >= NAMES_MAX:
+                    return self._unknown_name(message, "53400", f"more than {NAMES_MAX} prepared statements")
+                return self._read_text(message, code, payload, text, None)
+            case wire.Bind(statement=name, portal=portal):
+                definition = self._state.statements.find(name, self._sequence)
+                if definition is Standing.UNSETTLED:
+                    return None
+                if not isinstance(definition, Definition):
+                    shown = (
+                        f'prepared statement "{name}" does not exist'
+                        if name
+                        else "unnamed prepared statement does not exist"
+                    )
+                    return self._unknown_name(message, "26000", shown)
+                if self._state.portals.find(portal, self._sequence) is Standing.UNSETTLED and portal:
+                    return None
+                if len(self._state.portals) >= NAMES_MAX:
+                    return self._unknown_name(message, "53400", f"more than {NAMES_MAX} portals")
+                return self._read_text(message, code, payload, definition.text, definition)
+            case wire.FunctionCall(function=function):
+                return self._unknown_name(
+                    message, "0A000", f"calling function {function} by the fast-path protocol is refused"
+                )
+            case _:
+                raise PeerError(f"a message of type {chr(code)!r} in a session")
+
+    def _ask_catalogue(self) -> Event:
+        version = self._catalogue.version
+        self._is_stale = False
+        self._state.is_catalogue_due = False
+        self._asked = CatalogueQuestion(self._catalogue.database, version)
+        self._client_acts = [Ask(self._asked)]
+        return Passage(Side.CLIENT, 0)
+
+    def _read_text(
+        self,
+        message: wire.Query | wire.Parse | wire.Bind,
+        code: int,
+        payload: bytes,
+        text: str,
+        definition: Definition | None,
+    ) -> Event | None:
+        if depends_on_names(text) and not self._state.has_settled_names(self._sequence):
+            return None
+        reading, key = self._reading_of(text)
+        if reading.problem is not None and reading.problem.sqlstate in _UNRESOLVED and not self._has_asked_anew:
+            self._has_asked_anew = True
+            return self._ask_catalogue()
+        self._has_asked_anew = False
+        self._message = None
+        self._number += 1
+        parameters: tuple[Parameter, ...] = ()
+        if isinstance(message, wire.Bind) and definition is not None:
+            parameters = decoded(message, definition.types)
+        event = self._command(type(message).__name__, self._number, text, reading, key, parameters)
+        self._plan = _Plan(event, message, wire.frame(code, payload), reading, definition)
+        return event
+
+    def _command(
+        self, sort: str, number: int, text: str, reading: Reading, key: Hashable, parameters: tuple[Parameter, ...]
+    ) -> Command:
+        effects = reading.effects or frozenset({_SESSION_EFFECT})
+        added = self._unsound(reading)
+        if added is not None:
+            effects, key = effects | {added}, None
+        return Command(
+            Side.CLIENT,
+            0,
+            number,
+            sort,
+            text,
+            reading.shown,
+            effects,
+            parameters,
+            key,
+            may_amend=sort != "Parse" and _may_amend(reading),
+            may_hold=sort != "Parse",
+            in_transaction=self._state.status != "I",
+            problem=None if reading.problem is None else reading.problem.message,
+        )
+
+    def _unsound(self, reading: Reading) -> Effect | None:
+        """What the session's state makes of a statement that is sound elsewhere."""
+        for statement in reading.statements:
+            match statement.change:
+                case SetSearchPath() if self._state.savepoints:
+                    return unknown("search_path is changed while a savepoint is open, which may take it back")
+                case Transaction(sort="savepoint") if self._state.savepoints >= NAMES_MAX:
+                    return unknown("more savepoints than are kept")
+                case _:
+                    pass
+        return None
+
+    def _reading_of(self, text: str) -> tuple[Reading, Hashable]:
+        view = self._state.view_with_names() if depends_on_names(text) else self._state.view()
+        return self._readings.read(text, self._catalogue, view)
+
+    def _unknown_name(
+        self, message: wire.Parse | wire.Bind | wire.Execute | wire.FunctionCall, sqlstate: str, problem: str
+    ) -> Command:
+        """A command that is refused whatever policy says, and recorded like any other."""
+        self._number += 1
+        self._message = None
+        event = Command(
+            Side.CLIENT,
+            0,
+            self._number,
+            type(message).__name__,
+            "",
+            "",
+            frozenset({unknown(problem)}),
+            may_hold=False,
+            in_transaction=self._state.status != "I",
+            problem=problem,
+        )
+        self._plan = _Plan(event, message, b"", None, flaw=(sqlstate, problem))
+        return event
+
+    # Verdicts.
+
+    def _carry_command(self, event: Command, verdict: Verdict) -> list[Act]:
+        plan = self._plan
+        if self._amended is not None and self._amended.event is event:
+            plan = self._amended
+        if plan is None or plan.event is not event:
+            raise ValueError("a command that was not given")
+        if isinstance(verdict, Hold):
+            return self._tell(_asking_notice(verdict))
+        self._plan = self._amended = self._client_event = None
+        if self._is_discarding:
+            # While it waited, the target failed on an earlier message and discards everything up to Sync.
+            self._skipped.append(event.number)
+            return []
+        if isinstance(verdict, Refuse):
+            return self._refuse(plan, *_refusal(plan, verdict))
+        flaw = plan.flaw or self._flaw(plan, verdict.obligations)
+        if flaw is not None:
+            return self._refuse(plan, wire.error_response("ERROR", *flaw), flaw[0])
+        return self._forward(plan, verdict)
+
+    def _tell(self, notice: bytes) -> list[Act]:
+        """A word to the client between two messages."""
+        if self._streamed is not None:
+            self._notices.append(notice)
+            return []
+        return [Send(Side.CLIENT, 0, notice)]
+
+    def _flaw(self, plan: _Plan, obligations: Obligations) -> tuple[str, str] | None:
+        """What keeps obligations from being met."""
+        if plan.reading is None:
+            return None
+        if obligations.fields and plan.reading.problem is not None:
+            return "0A000", "the statement cannot be understood, so its masked columns cannot be told"
+        if obligations.values and any(s.copies == "out" and s.copies_binary for s in plan.reading.statements):
+            return "0A000", "COPY in binary format cannot be masked; use text or CSV format"
+        message = plan.message
+        if isinstance(message, wire.Bind) and message.result_formats:
+            statement = plan.reading.statements[0] if plan.reading.statements else None
+            outputs = None if statement is None else statement.outputs
+            positions = _masks(outputs, self._with_cursors(statement, obligations))
+            for position in positions:
+                if len(message.result_formats) > 1 and position >= len(message.result_formats):
+                    continue  # the server says so itself
+                if wire.format_at(message.result_formats, position) == 1 and not _is_text_like(outputs, position):
+                    return (
+                        "0A000",
+                        f"column {position + 1} is masked and cannot be given in binary format; ask for text format",
+                    )
+        return None
+
+    def _forward(self, plan: _Plan, verdict: Forward) -> list[Act]:
+        obligations = verdict.obligations
+        self._values = obligations.values
+        if obligations.quiet:
+            self._is_transaction_quiet = True
+        acts: list[Act] = []
+        if plan.amended is not None:
+            acts += self._tell(_amended_notice(plan, verdict))
+        reading = plan.reading
+        assert reading is not None
+        match plan.message:
+            case wire.Query():
+                acts.append(self._forward_query(plan, reading, obligations))
+            case wire.Parse() as parse:
+                entry = Entry(
+                    Expected.PARSE,
+                    number=plan.event.number,
+                    obligations=obligations,
+                    name=parse.name,
+                    definition=Definition(parse.text, parse.types),
+                )
+                self._pipeline.push(entry)
+                self._state.statements.hope(parse.name, entry.definition, entry, self._sequence)
+                acts.append(Send(Side.TARGET, 0, plan.raw))
+            case wire.Bind() as bind:
+                acts.append(self._forward_bind(plan, bind, reading, obligations))
+            case wire.Execute() | wire.FunctionCall():
+                raise ValueError("a message that is never forwarded by a verdict")
+        return acts
+
+    def _forward_query(self, plan: _Plan, reading: Reading, obligations: Obligations) -> Send:
+        statements = reading.statements
+        for statement in statements:
+            obligations = self._with_cursors(statement, obligations)
+        is_copy = any(statement.copies == "in" for statement in statements)
+        entry = Entry(
+            Expected.QUERY,
+            number=plan.event.number,
+            obligations=obligations,
+            statements=statements,
+            rows=Rows(self._detectors_of(obligations)),
+            is_barrier=is_copy or self._is_barrier(statements),
+            copy=CopyIn.AWAITED if is_copy else CopyIn.NONE,
+        )
+        self._push_query(entry)
+        return Send(Side.TARGET, 0, plan.raw)
+
+    def _push_query(self, entry: Entry) -> None:
+        self._pipeline.push(entry)
+        # The server drops its unnamed statement and portal at each Query (exec_simple_query).
+        self._state.statements.hope("", None, entry, self._sequence)
+        self._state.portals.hope("", None, entry, self._sequence)
+
+    def _forward_bind(self, plan: _Plan, bind: wire.Bind, reading: Reading, obligations: Obligations) -> Send:
+        statement = reading.statements[0] if reading.statements else None
+        portal = Portal(
+            plan.event.number,
+            self._with_cursors(statement, obligations),
+            statement,
+            None if statement is None else statement.outputs,
+            plan.definition,
+            bind.result_formats,
+        )
+        entry = Entry(
+            Expected.BIND, number=plan.event.number, obligations=portal.obligations, name=bind.portal, portal=portal
+        )
+        self._state.portals.hope(bind.portal, portal, entry, self._sequence)
+        if plan.amended is None:
+            self._pipeline.push(entry)
+            return Send(Side.TARGET, 0, plan.raw)
+        return self._forward_amended_bind(plan, plan.amended, bind, entry)
+
+    def _forward_amended_bind(self, plan: _Plan, text: str, bind: wire.Bind, entry: Entry) -> Send:
+        """Bind the client's portal to a statement of ours, which is closed at once: a portal keeps what it needs of it."""
+        number = plan.event.number
+        name = f"{_OWN_PREFIX}{number}"
+        definition = plan.definition
+        types = () if definition is None else definition.types
+        expected = None if definition is None else definition.fields
+        if entry.portal is not None:
+            entry.portal.definition = None
+        parse = wire.Parse(name, text, types).build()
+        parsed = Entry(Expected.PARSE, number=number, obligations=entry.obligations, name=name, is_own=True)
+        self._pipeline.push(parsed)
+        data = replace(bind, statement=name).build() + wire.CloseMessage("S", name).build()
+        entries = (entry, Entry(Expected.CLOSE, name=name, sort="S", is_own=True))
+        if expected is None:
+            for each in entries:
+                self._pipeline.push(each)
+            return Send(Side.TARGET, 0, parse + data)
+        # The client knows the old text's columns and may have chosen binary formats for them, so types must be the same.
+        self._pipeline.push(Entry(Expected.DESCRIBE, number=number, obligations=entry.obligations, sort="S", is_own=True))
+        self._pipeline.is_flushed = True
+        self._deferred = _Deferred(plan, _OwnWords("amendment", plan.event.shown, data, entries), expected)
+        return Send(Side.TARGET, 0, parse + wire.Describe("S", name).build() + wire.Flush().build())
+
+    def _take_amended_shape(self, deferred: _Deferred, fields: tuple[wire.Field, ...]) -> None:
+        self._deferred = None
+        if [(f.name, f.type_oid) for f in fields] == [(f.name, f.type_oid) for f in deferred.expected]:
+            self._own.append(deferred.words)
+            return
+        said = "the changed command returns other columns than the client was told; nothing ran"
+        self._refuse(deferred.plan, wire.error_response("ERROR", "0A000", said), "0A000")
+
+    def _with_cursors(self, statement: Statement | None, obligations: Obligations) -> Obligations:
+        """What a FETCH shows was judged when its cursor was made, so that those masks hold as well."""
+        if statement is None or statement.sort != "FetchStmt":
+            return obligations
+        fields = list(obligations.fields)
+        quiet = obligations.quiet
+        for portal in self._state.portals.visible().values():
+            fields += [mask for mask in portal.obligations.fields if mask not in fields]
+            quiet = quiet or portal.obligations.quiet
+        return replace(obligations, fields=tuple(fields), quiet=quiet)
+
+    def _is_barrier(self, statements: tuple[Statement, ...]) -> bool:
+        return any(
+            statement.change is not None and (not isinstance(statement.change, Transaction) or self._state.hangs_on_outcome)
+            for statement in statements
+        )
+
+    def _refuse(self, plan: _Plan, error: bytes, sqlstate: str) -> list[Act]:
+        """Have the target fail in place of the command, and put our words in place of its own."""
+        text = f"SLUICEGATE REFUSED COMMAND {plan.event.number}"
+        if isinstance(plan.message, wire.Query | wire.FunctionCall):
+            entry = Entry(Expected.QUERY, number=plan.event.number, refusal=error, refusal_code=sqlstate)
+            self._own.append(_OwnWords("refusal", text, wire.Query(text).build(), (entry,)))
+            self._state.statements.hope("", None, entry, self._sequence)
+            self._state.portals.hope("", None, entry, self._sequence)
+        else:
+            name = _OWN_PREFIX + "refusal"
+            entry = Entry(Expected.PARSE, number=plan.event.number, name=name, refusal=error, refusal_code=sqlstate)
+            entry.is_own = True
+            self._own.append(_OwnWords("refusal", text, wire.Parse(name, text).build(), (entry,)))
+            self._is_discarding = True
+            if isinstance(plan.message, wire.Parse) and not plan.message.name:
+                entry.drops_unnamed = True
+        return []
+
+    # Amendments.
+
+    def amend(self, command: Command, text: str) -> Command:
+        """A command like `command` that runs `text`, read anew. Raises AmendmentError where it cannot stand in for it."""
+        plan = self._plan
+        if plan is None or plan.event is not command or plan.reading is None:
+            raise AmendmentError("the command no longer waits")
+        if "\0" in text:
+            raise AmendmentError("a text with a NUL")
+        try:
+            size = len(text.encode("utf-8"))
+        except UnicodeEncodeError:
+            raise AmendmentError("a text that is not UTF-8") from None
+        if size > wire.COMMAND_SIZE_MAX // 2:
+            raise AmendmentError("a text that is too long")
+        reading, key = self._reading_of(text)
+        _check_amendment(plan.reading, reading)
+        if isinstance(plan.message, wire.Bind) and (flaw := _changed_shape(plan.reading, reading)):
+            raise AmendmentError(flaw)
+        event = replace(self._command(command.sort, command.number, text, reading, key, command.parameters), may_hold=True)
+        raw = wire.Query(text).build() if isinstance(plan.message, wire.Query) else b""
+        self._amended = _Plan(event, plan.message, raw, reading, plan.definition, amended=text)
+        return event
+
+    # What the target says.
+
+    def _next_of_target(self) -> Event | None:
+        if self._target_event is not None:
+            return None
+        if self._own and not self._out and self._finished is None:
+            words = self._own[0]
+            return Own(Side.TARGET, 0, words.purpose, words.shown)
+        if self._last_word is None:
+            self._read_target()
+        if self._finished is not None:
+            event, self._finished = self._finished, None
+            return event
+        if self._skipped:
+            return Finished(Side.TARGET, 0, self._skipped.popleft(), "SKIPPED", failed=True)
+        if self._out or self._last_word is not None:
+            return Passage(Side.TARGET, 0)
+        if self._own:
+            words = self._own[0]
+            return Own(Side.TARGET, 0, words.purpose, words.shown)
+        if Side.TARGET in self._ended:
+            return Left(Side.TARGET, 0)
+        return None
+
+    def _read_target(self) -> None:
+        """Turn what has arrived into what the client shall receive, up to the second command that is completed."""
+        frames = self._frames[Side.TARGET]
+        while self._last_word is None:
+            if self._streamed is not None:
+                if not self._take_piece(frames, self._streamed):
+                    return
+                continue
+            header = frames.peek()
+            if header is None:
+                return
+            code, size = header
+            if self._finished is not None and self._completes(code):
+                return
+            if code == wire.DATA_ROW or (code == wire.COPY_DATA):
+                if not self._take_rows(frames, code, size):
+                    return
+                continue
+            message = frames.next()
+            if message is None:
+                return
+            self._take_answer(*message)
+
+    def _completes(self, code: int) -> bool:
+        head = self._pipeline.head
+        if code == wire.READY_FOR_QUERY:
+            return head is not None and head.expected is Expected.QUERY
+        return code in _COMPLETIONS
+
+    def _take_piece(self, frames: wire.Framer, rows: Rows) -> bool:
+        piece = frames.part(_RUN_SIZE_MAX)
+        if not piece and frames.left:
+            return False
+        self._out.append(rows.take_piece(piece, is_first=False))
+        if not frames.left:
+            self._streamed = None
+            self._out += self._notices
+            self._notices = []
+        return True
+
+    def _take_rows(self, frames: wire.Framer, code: int, size: int) -> bool:
+        """Rows that are there, in one run. False: the first one is not whole yet."""
+        entry = self._answering(Expected.QUERY, Expected.EXECUTE)
+        rows = entry.rows
+        if rows is None or entry.is_failed:
+            raise PeerError("rows from the target for a command that has none")
+        if code == wire.DATA_ROW and not rows.is_described:
+            self._describe_portal(entry, rows)
+            if self._last_word is not None:
+                return True
+        if rows.is_plain:
+            if size > _PIECE_SIZE and len(frames) < size + 5:
+                frames.begin()
+                self._streamed = rows
+                self._out.append(rows.take_piece(wire.frame(code, b"")[:1] + (size + 4).to_bytes(4, "big"), is_first=True))
+                return True
+        elif size > MASKED_ROW_SIZE_MAX:
+            self._fail(f"a row of {size} bytes is larger than can be masked")
+            return True
+        if code == wire.DATA_ROW:
+            run = frames.take_run(code, _RUN_SIZE_MAX)
+            if not run:
+                return False
+            self._out.append(rows.take(run))
+        else:
+            message = frames.next()
+            if message is None:
+                return False
+            self._out.append(wire.frame(code, rows.take_copy(message[1])))
+        return True
+
+    def _answering(self, *expected: Expected) -> Entry:
+        head = self._pipeline.head
+        if head is None or head.expected not in expected:
+            raise PeerError("an answer from the target that nothing asked for")
+        return head
+
+    def _fail(self, reason: str) -> None:
+        """Nothing more can be given to the client in truth: say so and end."""
+        self._last_word = (wire.error_response("FATAL", "58000", f"the gateway ends the session: {reason}"), reason)
+
+    def _take_answer(self, code: int, payload: bytes) -> None:
+        match code:
+            case wire.READY_FOR_QUERY:
+                self._take_ready(payload)
+            case wire.COMMAND_COMPLETE:
+                self._take_completion(code, payload, wire.CommandComplete.read(payload).tag)
+            case wire.EMPTY_QUERY_RESPONSE:
+                wire.read_empty(payload, "EmptyQueryResponse")
+                self._take_completion(code, payload, "")
+            case wire.PORTAL_SUSPENDED:
+                wire.read_empty(payload, "PortalSuspended")
+                entry = self._answering(Expected.EXECUTE)
+                self._pipeline.pop()
+                self._out.append(wire.frame(code, payload))
+                self._finish(entry, "PORTAL SUSPENDED", failed=False)
+            case wire.ROW_DESCRIPTION:
+                self._take_description(wire.RowDescription.read(payload).fields, payload)
+            case wire.NO_DATA:
+                wire.read_empty(payload, "NoData")
+                entry = self._answering(Expected.DESCRIBE)
+                self._pipeline.pop()
+                self._know_fields(entry, ())
+                self._give(entry, code, payload)
+            case wire.PARAMETER_DESCRIPTION:
+                entry = self._answering(Expected.DESCRIBE)
+                types = wire.ParameterDescription.read(payload).types
+                if entry.definition is not None:
+                    entry.definition.types = types
+                self._give(entry, code, payload)
+            case wire.PARSE_COMPLETE:
+                entry = self._answering(Expected.PARSE)
+                if entry.refusal is not None:
+                    raise PeerError("the target accepted a statement that cannot be parsed")
+                self._pipeline.pop()
+                if not entry.is_own:
+                    self._state.statements.confirm(entry.name, entry.definition, entry)
+                self._give(entry, code, payload)
+            case wire.BIND_COMPLETE:
+                entry = self._answering(Expected.BIND)
+                self._pipeline.pop()
+                self._state.portals.confirm(entry.name, entry.portal, entry)
+                self._give(entry, code, payload)
+            case wire.CLOSE_COMPLETE:
+                entry = self._answering(Expected.CLOSE)
+                self._pipeline.pop()
+                if not entry.is_own:
+                    names = self._state.statements if entry.sort == "S" else self._state.portals
+                    names.confirm(entry.name, None, entry)
+                self._give(entry, code, payload)
+            case wire.COPY_IN_RESPONSE:
+                entry = self._answering(Expected.QUERY, Expected.EXECUTE)
+                if entry.copy is CopyIn.NONE:
+                    # We would take the client's data for commands, and its commands for data.
+                    self._fail("the target wants COPY data for a statement that was not read as a COPY")
+                    return
+                entry.copy = CopyIn.RUNNING
+                self._out.append(wire.frame(code, payload))
+            case wire.COPY_OUT_RESPONSE:
+                self._take_copy_out(code, payload)
+            case wire.COPY_DONE:
+                self._answering(Expected.QUERY, Expected.EXECUTE)
+                self._out.append(wire.frame(code, payload))
+            case wire.ERROR_RESPONSE:
+                self._take_error(wire.Report.read(payload), payload)
+            case wire.NOTICE_RESPONSE:
+                self._take_notice(wire.Report.read(payload), payload)
+            case wire.PARAMETER_STATUS:
+                self._take_parameter(wire.ParameterStatus.read(payload), payload)
+            case wire.NOTIFICATION_RESPONSE:
+                self._take_notification(wire.NotificationResponse.read(payload), payload)
+            case _:
+                raise PeerError(f"a message of type {chr(code)!r} from the target in a session")
+
+    def _give(self, entry: Entry, code: int, payload: bytes) -> None:
+        if not entry.is_own:
+            self._out.append(wire.frame(code, payload))
+
+    def _take_ready(self, payload: bytes) -> None:
+        status = wire.ReadyForQuery.read(payload).status
+        entry = self._answering(Expected.QUERY, Expected.SYNC)
+        self._pipeline.pop()
+        state = self._state
+        state.status = status
+        if status == "I":
+            state.end_transaction(is_kept=not (entry.is_failed or self._is_sequence_failed))
+            self._is_transaction_quiet = self._pipeline.is_quiet
+        self._is_sequence_failed = False
+        self._out.append(wire.frame(wire.READY_FOR_QUERY, payload))
+        if entry.expected is Expected.QUERY:
+            state.statements.confirm("", None, entry)
+            state.portals.confirm("", None, entry)
+            status = f"ERROR {entry.error}" if entry.is_failed else "; ".join(entry.tags)[:_STATUS_LENGTH_MAX]
+            self._finish(entry, status, failed=entry.is_failed)
+
+    def _take_completion(self, code: int, payload: bytes, tag: str) -> None:
+        entry = self._answering(Expected.QUERY, Expected.EXECUTE)
+        if entry.refusal is not None:
+            raise PeerError("the target accepted a statement that cannot be parsed")
+        if len(entry.tags) < len(entry.statements):
+            statement = entry.statements[len(entry.tags)]
+            if statement.change is not None:
+                cursor = None
+                if isinstance(statement.change, DeclareCursor):
+                    outputs, hold = statement.change.outputs, statement.change.hold
+                    cursor = Portal(entry.number, entry.obligations, None, outputs, hold=hold)
+                self._state.confirm(statement.change, tag, cursor)
+        entry.tags.append(tag)
+        if entry.rows is not None:
+            entry.rows.is_described = False
+        if entry.copy is CopyIn.RUNNING or entry.copy is CopyIn.ENDED:
+            entry.copy = CopyIn.AWAITED if entry.expected is Expected.QUERY else CopyIn.ENDED
+        self._out.append(wire.frame(code, payload))
+        if entry.expected is Expected.EXECUTE:
+            self._pipeline.pop()
+            self._finish(entry, tag, failed=False)
+
+    def _finish(self, entry: Entry, status: str, *, failed: bool) -> None:
+        if not entry.number:
+            return
+        rows = entry.rows
+        if rows is None:
+            self._finished = Finished(Side.TARGET, 0, entry.number, status, failed)
+        else:
+            self._finished = Finished(
+                Side.TARGET,
+                0,
+                entry.number,
+                status,
+                failed,
+                _columns(rows),
+                rows.count,
+                rows.size,
+                rows.sample,
+                rows.digest,
+            )
+
+    # Descriptions.
+
+    def _take_description(self, fields: tuple[wire.Field, ...], payload: bytes) -> None:
+        entry = self._answering(Expected.DESCRIBE, Expected.QUERY)
+        if entry.expected is Expected.DESCRIBE:
+            self._pipeline.pop()
+            self._know_fields(entry, fields)
+            self._give(entry, wire.ROW_DESCRIPTION, payload)
+            return
+        assert entry.rows is not None
+        statement = entry.statements[len(entry.tags)] if len(entry.tags) < len(entry.statements) else None
+        outputs = None if statement is None else statement.outputs
+        self._describe_rows(entry.rows, fields, outputs, entry.obligations)
+        if self._last_word is None:
+            self._out.append(wire.frame(wire.ROW_DESCRIPTION, payload))
+
+    def _know_fields(self, entry: Entry, fields: tuple[wire.Field, ...]) -> None:
+        if self._deferred is not None and entry.is_own and entry.sort == "S":
+            self._take_amended_shape(self._deferred, fields)
+            return
+        if entry.portal is not None:
+            entry.portal.fields = fields
+        elif entry.definition is not None:
+            entry.definition.fields = fields
+
+    def _describe_portal(self, entry: Entry, rows: Rows) -> None:
+        """What the rows of an Execute are made of, which the server said at a Describe."""
+        portal = entry.portal
+        if portal is None:
+            raise PeerError("rows from the target without a description")
+        fields = portal.fields
+        if fields is None and portal.definition is not None and portal.definition.fields is not None:
+            known = portal.definition.fields
+            formats = portal.formats
+            if len(formats) > 1 and len(formats) != len(known):
+                raise PeerError("rows from the target in other formats than were asked for")
+            fields = tuple(replace(field, format=wire.format_at(formats, at)) for at, field in enumerate(known))
+        if fields is None:
+            rows.is_described = True
+            if not rows.is_plain or portal.obligations.fields:
+                self._fail("the columns of a masked result are not known")
+            return
+        self._describe_rows(rows, fields, portal.outputs, portal.obligations)
+
+    def _describe_rows(
+        self, rows: Rows, fields: tuple[wire.Field, ...], outputs: tuple[Output, ...] | None, obligations: Obligations
+    ) -> None:
+        masks: dict[int, Mask] = {}
+        if obligations.fields:
+            masks = _masks(outputs, obligations)
+            # What was read to return no rows shows no column; where it touches masked data that is not enough.
+            if obligations.quiet if outputs is None else len(fields) != len(outputs):
+                self._fail("the target's result has other columns than the statement was read to have")
+                return
+            self._check_masks(fields, masks, obligations)
+        rows.describe(fields, masks)
+
+    def _check_masks(self, fields: tuple[wire.Field, ...], masks: dict[int, Mask], obligations: Obligations) -> None:
+        """A second look, with the server's own word on where each column comes from."""
+        masked = {(mask.thing, mask.field) for mask in obligations.fields}
+        for position, field in enumerate(fields):
+            if position in masks:
+                if field.format == 1 and field.type_oid not in TEXT_LIKE_OIDS:
+                    self._fail(f"column {position + 1} is masked and came in binary format")
+                continue
+            relation = self._catalogue.relation_by_oid.get(field.table) if field.table else None
+            if relation is None:
+                continue
+            thing = Thing(Kind.TABLE, (relation.schema, relation.name))
+            if any(c.number == field.column and (thing, c.name) in masked for c in relation.columns):
+                self._fail("the target gives a masked column where the statement was read to have none")
+
+    def _take_copy_out(self, code: int, payload: bytes) -> None:
+        entry = self._answering(Expected.QUERY, Expected.EXECUTE)
+        response = wire.CopyResponse.read(code, payload)
+        detectors = self._detectors_of(entry.obligations)
+        if entry.obligations.fields and not any(s.copies == "out" for s in entry.statements):
+            self._fail("the target gives COPY data for a statement that was not read as a COPY")
+            return
+        if detectors is not None and response.format == 1:
+            self._fail("COPY data in binary format cannot be masked")
+            return
+        self._out.append(wire.frame(code, payload))
+
+    # Words of the target.
+
+    def _take_error(self, report: wire.Report, payload: bytes) -> None:
+        head = self._pipeline.head
+        is_fatal = report.severity in ("FATAL", "PANIC")
+        if head is None or is_fatal:
+            # A session that the server ends (57P01, idle timeouts); its end of stream follows.
+            self._out.append(self._fit(report, payload, wire.ERROR_RESPONSE, head))
+            if head is not None:
+                self._finish(head, f"{report.severity} {report.sqlstate}", failed=True)
+            return
+        if head.refusal is not None:
+            self._out.append(head.refusal)
+            head.error = head.refusal_code
+        else:
+            self._out.append(self._fit(report, payload, wire.ERROR_RESPONSE, head))
+            head.error = report.sqlstate
+        head.is_failed = True
+        head.copy = CopyIn.NONE
+        if head.ends_unit:
+            return
+        self._is_sequence_failed = True
+        self._deferred = None
+        said = {0, head.number}
+        for entry in self._pipeline.skip_to_sync():
+            self._forget(entry)
+            if entry.number not in said:
+                said.add(entry.number)
+                self._skipped.append(entry.number)
+        self._finish(head, f"ERROR {head.error}", failed=True)
+        # Without a Sync among what was sent, what the client says up to its next Sync is discarded by the server as well.
+        if self._pipeline.head is None:
+            self._is_discarding = True
+
+    def _forget(self, entry: Entry) -> None:
+        """The server did not do it. A Parse of the unnamed statement that fails leaves none."""
+        match entry.expected:
+            case Expected.PARSE:
+                self._state.statements.forget(entry.name, entry)
+                if entry.is_failed and (not entry.name or entry.drops_unnamed):
+                    self._state.statements.drop_unnamed()
+            case Expected.BIND:
+                self._state.portals.forget(entry.name, entry)
+            case Expected.CLOSE:
+                names = self._state.statements if entry.sort == "S" else self._state.portals
+                names.forget(entry.name, entry)
+            case Expected.QUERY:
+                self._state.statements.forget("", entry)
+                self._state.portals.forget("", entry)
+            case Expected.DESCRIBE | Expected.EXECUTE | Expected.SYNC:
+                pass
+
+    def _take_notice(self, report: wire.Report, payload: bytes) -> None:
+        self._out.append(self._fit(report, payload, wire.NOTICE_RESPONSE, self._pipeline.head))
+
+    def _fit(self, report: wire.Report, payload: bytes, code: int, entry: Entry | None) -> bytes:
+        """What the client may read of an error or notice."""
+        if self._is_transaction_quiet or (entry is not None and entry.obligations.quiet):
+            what = "an error" if code == wire.ERROR_RESPONSE else "a notice"
+            kept = tuple((letter, value) for letter, value in report.fields if letter in "SVC")
+            text = f"the target reported {what}; its text is withheld because the statement touches masked data"
+            return wire.Report((*kept, ("M", text))).build(code)
+        values = self._values if entry is None else entry.obligations.values or self._values
+        detectors = self._detectors_for(values)
+        if detectors is None:
+            return wire.frame(code, payload)
+        fields = tuple(
+            (letter, detectors.clean(value.encode("utf-8", "replace")).decode("utf-8", "replace"))
+            for letter, value in report.fields
+        )
+        return wire.frame(code, payload) if fields == report.fields else wire.Report(fields).build(code)
+
+    def _take_parameter(self, status: wire.ParameterStatus, payload: bytes) -> None:
+        pinned = _PINNED.get(status.name)
+        if pinned is not None and status.value != pinned:
+            self._fail(f"the target changed {status.name}, on which the reading of every statement stands")
+            return
+        detectors = self._detectors_for(self._values)
+        if detectors is not None:
+            value = detectors.clean(status.value.encode("utf-8")).decode("utf-8", "replace")
+            self._out.append(wire.ParameterStatus(status.name, value).build())
+        else:
+            self._out.append(wire.frame(wire.PARAMETER_STATUS, payload))
+
+    def _take_notification(self, notification: wire.NotificationResponse, payload: bytes) -> None:
+        detectors = self._detectors_for(self._values)
+        if detectors is None:
+            self._out.append(wire.frame(wire.NOTIFICATION_RESPONSE, payload))
+            return
+        channel, said = (
+            detectors.clean(text.encode("utf-8")).decode("utf-8", "replace")
+            for text in (notification.channel, notification.payload)
+        )
+        self._out.append(wire.NotificationResponse(notification.process, channel, said).build())
+
+    def _detectors_of(self, obligations: Obligations) -> Detectors | None:
+        return self._detectors_for(obligations.values) if obligations.values else None
+
+    def _detectors_for(self, values: tuple[ValueMask, ...]) -> Detectors | None:
+        if not values:
+            return None
+        detectors = self._detectors.get(values)
+        if detectors is None:
+            if len(self._detectors) >= _DETECTORS_MAX:
+                self._detectors.clear()
+            detectors = self._detectors[values] = Detectors(values)
+        return detectors
+
+
+_PINNED: Final = {"client_encoding": "UTF8", "standard_conforming_strings": "on"}
+
+
+def _masks(outputs: tuple[Output, ...] | None, obligations: Obligations) -> dict[int, Mask]:
+    """Which positions of a result are masked, from 0, and how. Where one column may show values of two masked fields with
+    different masks, everything is hidden."""
+    if not outputs or not obligations.fields:
+        return {}
+    wanted = {(field.thing, field.field): field.mask for field in obligations.fields}
+    found: dict[int, Mask] = {}
+    for position, output in enumerate(outputs):
+        for source in output.sources:
+            mask = wanted.get((source.thing, source.field))
+            if mask is not None:
+                found[position] = mask if found.get(position, mask) == mask else Mask("redact")
+    return found
+
+
+def _is_text_like(outputs: tuple[Output, ...] | None, position: int) -> bool:
+    sources = outputs[position].sources if outputs and position < len(outputs) else frozenset()
+    return bool(sources) and all(source.type_oid in TEXT_LIKE_OIDS for source in sources)
+
+
+def _columns(rows: Rows) -> tuple[Column, ...]:
+    return tuple(replace(column, type_name=type_name(int(column.type_name))) for column in rows.columns)
+
+
+def _refusal(plan: _Plan, refuse: Refuse) -> tuple[bytes, str]:
+    """The ErrorResponse in place of a refused command, and its SQLSTATE."""
+    by = f" by rule {refuse.rule}" if refuse.rule is not None else ""
+    if refuse.withdrawn:
+        error = wire.error_response(
+            "ERROR", "57014", "canceling statement due to user request", refuse.reason, refuse.advice
+        )
+        return error, "57014"
+    if plan.flaw is not None:
+        code, message = plan.flaw
+        return wire.error_response("ERROR", code, message, hint=refuse.advice), code
+    problem = None if plan.reading is None else plan.reading.problem
+    if problem is not None:
+        detail = f"refused{by}: {refuse.reason}"
+        error = wire.error_response("ERROR", problem.sqlstate, problem.message, detail, refuse.advice, problem.position)
+        return error, problem.sqlstate
+    approval = f"Approval {refuse.approval}." if refuse.approval else ""
+    return wire.error_response("ERROR", "42501", f"refused{by}: {refuse.reason}", approval, refuse.advice), "42501"
+
+
+def _asking_notice(hold: Hold) -> bytes:
+    return wire.notice_response(
+        "NOTICE",
+        "01000",
+        f"a person is being asked to approve this (rule {hold.rule}): {hold.reason}; "
+        f"it waits up to {hold.terms.seconds:g} s",
+    )
+
+
+def _amended_notice(plan: _Plan, verdict: Forward) -> bytes:
+    who = verdict.approver or "an approver"
+    return wire.notice_response("NOTICE", "01000", f"{who} changed this command; what runs instead: {plan.event.shown}")
+
+
+def _may_amend(reading: Reading) -> bool:
+    return (
+        reading.problem is None
+        and bool(reading.statements)
+        and all(statement.change is None and statement.copies is None for statement in reading.statements)
+    )
+
+
+def _check_amendment(old: Reading, new: Reading) -> None:
+    if new.problem is not None:
+        raise AmendmentError(f"the changed text cannot be read: {new.problem.message}")
+    if not new.statements:
+        raise AmendmentError("the changed text has no statement")
+    if any(statement.change is not None for statement in new.statements):
+        raise AmendmentError("the changed text changes the session or the transaction")
+    if any(statement.copies is not None for statement in new.statements):
+        raise AmendmentError("the changed text copies, which the client does not expect")
+    if len(new.statements) != len(old.statements):
+        raise AmendmentError(
+            f"the changed text has {len(new.statements)} statements where {len(old.statements)} are expected"
+        )
+    if new.parameters != old.parameters:
+        raise AmendmentError(f"the changed text has {new.parameters} parameters where {old.parameters} are bound")
+    for before, after in zip(old.statements, new.statements, strict=True):
+        if (before.outputs is None) != (after.outputs is None):
+            raise AmendmentError(
+                "the changed text returns rows where the client expects none, or none where it expects rows"
+            )
+
+
+def _changed_shape(old: Reading, new: Reading) -> str | None:
+    """Why the rows of a changed text would be misread by a client that has the old one's description."""
+    before = old.statements[0].outputs or ()
+    after = new.statements[0].outputs or ()
+    if len(before) != len(after):
+        return f"the changed text returns {len(after)} columns where the client expects {len(before)}"
+    for position, (was, now) in enumerate(zip(before, after, strict=True)):
+        if was.name != now.name:
+            return f"column {position + 1} of the changed text has another name than the client expects"
+        if {source.type_oid for source in was.sources} != {source.type_oid for source in now.sources}:
+            return f"column {position + 1} of the changed text comes from another type than the client expects"
+    return None
