@@ -37,10 +37,10 @@ class TlsLayer:
             self._object.do_handshake()
         except ssl.SSLWantReadError:
             return False
+        except ssl.SSLCertVerificationError as error:
+            raise PeerError(f"the peer's certificate is not accepted: {error.verify_message}") from error
         except ssl.SSLError as error:
             raise PeerError(f"the TLS handshake failed: {error.reason or error}") from error
-        except ssl.CertificateError as error:
-            raise PeerError(f"the TLS certificate does not fit: {error}") from error
         self.is_established = True
         for data in self._unsent:
             self._object.write(data)
