@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 # Numeric users without an entry in any file, one for each part the executor's machine can play.
 PLANNER_UID: Final = 61011
@@ -36,15 +34,11 @@ class Place(StrEnum):
     TARGET = "target"
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """An IPv4 and an IPv6 address of one party."""
 
     ipv4: str
     ipv6: str
-
-    def __iter__(self) -> Iterator[str]:
-        return iter((self.ipv4, self.ipv6))
 
 
 PLANNER: Final = Pair("10.81.1.2", "fd81:1::2")
@@ -82,8 +76,8 @@ def build(lab: str) -> None:
         script = "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad; echo 0 > /proc/sys/net/ipv6/conf/default/accept_ra"
         _run([*inside(lab, place), "sh", "-c", script])
         _ip(lab, place, "link set lo up")
-    _join(lab, Place.EXECUTOR, EXECUTORS_INTERFACE)
-    _join(lab, Place.TARGET, TARGETS_INTERFACE)
+    _join(lab, Place.EXECUTOR, EXECUTORS_INTERFACE, 11)
+    _join(lab, Place.TARGET, TARGETS_INTERFACE, 12)
     # The executor's address comes first: it is the one used where nothing else is said.
     _ip(
         lab,
@@ -145,9 +139,12 @@ def dwellers(lab: str) -> list[int]:
     return found
 
 
-def _join(lab: str, place: Place, name: str) -> None:
+def _join(lab: str, place: Place, name: str, number: int) -> None:
+    """Link a machine to the appliance, whose end gets that interface number. With the same number at both ends, which is
+    what new namespaces give, the kernel takes it for no pair at all and may let a second pass before it calls it up."""
     ours, theirs = namespace(lab, Place.APPLIANCE), namespace(lab, place)
-    _run(["ip", "link", "add", name, "netns", ours, "type", "veth", "peer", "name", LINK, "netns", theirs])
+    words = ["ip", "link", "add", name, "index", str(number), "netns", ours]
+    _run([*words, "type", "veth", "peer", "name", LINK, "netns", theirs])
 
 
 def _ip(lab: str, place: Place, *lines: str) -> None:
