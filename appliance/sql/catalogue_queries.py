@@ -70,7 +70,10 @@ _WATCHED: tuple[tuple[str, str], ...] = (
     (f"pg_rewrite where ev_class in {_LASTING}", "oid, xmin"),
     (f"pg_policy where polrelid in {_LASTING}", "oid, xmin"),
     (f"pg_constraint where oid >= {_USERS} and (conrelid = 0 or conrelid in {_LASTING})", "oid, xmin"),
-    (f"pg_type where oid >= {_USERS} and (typrelid = 0 or typrelid in {_LASTING})", "oid, xmin"),
+    (
+        f"pg_type where oid >= {_USERS} and typnamespace not in (select oid from pg_namespace where nspname ~ '^pg_temp_')",
+        "oid, xmin",
+    ),
     (f"pg_range where rngtypid >= {_USERS}", "rngtypid, xmin"),
     (f"pg_proc where oid >= {_USERS}", "oid, xmin"),
     (f"pg_operator where oid >= {_USERS}", "oid, xmin"),
