@@ -24,6 +24,7 @@ from appliance.recording.journal import Header
 from appliance.recording.keeper import CONTROL_CHAIN, SQLITE_INTEGER_MAX
 from appliance.recording.keys import PublicKey, load_public
 from appliance.recording.places import Places
+from appliance.recording.reader import undrained
 from appliance.recording.records import Noted, Record
 from appliance.recording.segments import FlowSummary
 
@@ -138,7 +139,7 @@ def verify(state: Path, public_key: Path | None = None, witnesses: Iterable[Path
         newest=walk.newest,
         findings=tuple(walk.findings),
         notes=tuple(walk.notes),
-        waiting=_waiting(places.journals),
+        waiting=_waiting(places),
     )
 
 
@@ -403,8 +404,9 @@ def _verify_index(walk: _Walk, connection: sqlite3.Connection, index: sqlite3.Co
             return
 
 
-def _waiting(journals: Path) -> int:
+def _waiting(places: Places) -> int:
     try:
-        return sum(path.stat().st_size for path in journals.iterdir() if path.suffix == ".journal")
-    except OSError:
+        return undrained(places)
+    except RecordingError:
+        # A copy of the recording alone has no journals; an unreadable segment is among the findings.
         return 0

@@ -1,0 +1,419 @@
+"""How recordings are read from the command line: `flows`, `replay`, `verify`, `export`.
+
+Recorded texts come from agents and targets that may be hostile, so nothing of them reaches a terminal before its control
+characters are made visible.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from re import compile as pattern
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from appliance.errors import RecordingError
+from appliance.recording import keys, reader
+from appliance.recording.journal import Header
+from appliance.recording.places import Places
+from appliance.recording.reader import Kept
+from appliance.recording.records import Answered, Commanded, Decided, FlowClosed, FlowOpened, Passed
+from appliance.recording.replay import Moment
+from appliance.recording.replay import replay as moments_of
+from appliance.recording.segments import FlowSummary
+from appliance.recording.verify import Report
+from appliance.recording.verify import verify as verify_recording
+
+_CAUGHT_UP_SECONDS = 1.0  # control takes journals in many times a second; after that they are read without the rest
+_EXPORTED_AT_ONCE = 1_000
+_AGO = pattern(r"(\d{1,9})([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_COLOURS = {"forward": "green", "refuse": "red", "hold": "yellow", "own": "dim"}
+_DECIDED_COLOURS = {"approved": "green", "modified": "cyan", "rejected": "red"}
+
+_state = click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("/var/lib/sluicegate"),
+    show_default=True,
+    help="The folder for recordings (`state` in the configuration).",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command()
+@_state
+@click.option("--agent", help="Only flows of this agent.")
+@click.option("--resource", help="Only flows to this resource.")
+@click.option("--since", default=None, help="Only flows active since: 30s, 15m, 2h, 7d, or a date and time (ISO 8601).")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@_json
+def flows(state: Path, agent: str | None, resource: str | None, since: str | None, limit: int, as_json: bool) -> None:
+    """List recorded flows, the last active first."""
+    with _told():
+        places = _caught_up(state)
+        found = reader.list_flows(places, agent=agent, resource=resource, since=_moment(since), limit=limit)
+    if as_json:
+        for flow in found:
+            _print_json(_flow_fields(flow))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("flow", "opened", "lasted", "agent", "phase", "for", "resource", "from"):
+        table.add_column(title, overflow="fold", no_wrap=title == "flow")
+    for title in ("commands", "refused", "held"):
+        table.add_column(title, justify="right")
+    for flow in found:
+        lasted = "open" if flow.closed is None else _duration(flow.closed - (flow.opened or flow.closed))
+        table.add_row(
+            printable(flow.flow),
+            "?" if flow.opened is None else _clock_time(flow.opened),
+            lasted,
+            *(printable(text or "–") for text in (flow.agent, flow.phase, flow.person, flow.resource, flow.source)),
+            str(flow.commands),
+            Text(str(flow.refused), "red" if flow.refused else ""),
+            Text(str(flow.held), "yellow" if flow.held else ""),
+        )
+    _console().print(table)
+
+
+@click.command()
+@click.argument("flow")
+@_state
+@_json
+def replay(flow: str, state: Path, as_json: bool) -> None:
+    """Tell what happened in FLOW (its id, or the beginning of it) in order."""
+    with _told():
+        places = _caught_up(state)
+        moments = moments_of(reader.read_flow(places, reader.find_flow(places, flow)))
+        if as_json:
+            for moment in moments:
+                _print_json(_without_sealed(msgspec.to_builtins(moment)))
+            return
+        console = _console()
+        for moment in moments:
+            console.print(_told_moment(moment))
+
+
+@click.command()
+@_state
+@click.option(
+    "--public-key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The key to trust. Default: the one beside the recording, which proves less.",
+)
+@click.option(
+    "--head",
+    "witnesses",
+    type=click.Path(path_type=Path, dir_okay=False),
+    multiple=True,
+    help="A copy of head.json that was kept elsewhere; may be given several times.",
+)
+@_json
+def verify(state: Path, public_key: Path | None, witnesses: tuple[Path, ...], as_json: bool) -> None:
+    """Prove that nothing was changed, removed, added or moved. Needs no running appliance; exits with 1 if it was."""
+    with _told():
+        report = verify_recording(state, public_key, witnesses)
+    if as_json:
+        _print_json({"sound": report.is_sound, **msgspec.to_builtins(report)})
+    else:
+        _console().print(_told_report(report, public_key is not None, bool(witnesses)))
+    if not report.is_sound:
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("flow", required=False)
+@click.option("--all", "everything", is_flag=True, help="Every record, control's own notes and journals' headers included.")
+@click.option("--exact", is_flag=True, help="Add exact texts; needs control's private key.")
+@click.option(
+    "--sqlite",
+    "database",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Into a new SQLite file instead of JSON lines.",
+)
+@_state
+def export(flow: str | None, everything: bool, exact: bool, database: Path | None, state: Path) -> None:
+    """Print the records of FLOW (or --all) as JSON lines, each with its receipt. Exact texts stay sealed without --exact."""
+    if (flow is None) != everything:
+        raise click.UsageError("name a flow, or say --all")
+    if database is not None and database.exists():
+        raise click.UsageError(f"{database} exists")
+    with _told():
+        places = _caught_up(state)
+        opened = keys.load(places.keys) if exact else None
+        kept = reader.read_all(places) if flow is None else reader.read_flow(places, reader.find_flow(places, flow))
+        lines = (_exported(places, one, opened) for one in kept)
+        if database is None:
+            for line in lines:
+                _print_json(line)
+        else:
+            _export_to(database, lines)
+
+
+def printable(text: str) -> str:
+    """A text with everything visible that a terminal would act on: control characters, escape sequences, and the marks that
+    change the direction of writing. Line ends and tabs stay."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character if character in "\n\t" or unicodedata.category(character) not in _ACTED_ON else ascii(character)[1:-1]
+        for character in text
+    )
+
+
+_ACTED_ON = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
+
+
+def _caught_up(state: Path) -> Places:
+    """The recording, once what was in the journals just now is taken in, if that is soon."""
+    places = Places(state)
+    if not places.recording.is_dir():
+        raise RecordingError(f"there is no recording in {state}")
+    until = time.monotonic() + _CAUGHT_UP_SECONDS
+    left = reader.undrained(places)
+    while left and time.monotonic() < until:
+        time.sleep(0.05)
+        left = reader.undrained(places)
+    if left:
+        click.echo(f"note: {left} bytes in journals are not taken in yet and not shown", err=True)
+    return places
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except RecordingError as error:
+        raise click.ClickException(printable(str(error))) from error
+    except PermissionError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}; recordings are for root and control") from error
+
+
+def _console() -> Console:
+    # Nothing recorded may act as markup, emoji or a link.
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=False)
+
+
+def _print_json(value: object) -> None:
+    # ASCII alone: the lines stay harmless when somebody looks at them in a terminal.
+    click.echo(json.dumps(value, ensure_ascii=True))
+
+
+def _flow_fields(flow: FlowSummary) -> dict[str, object]:
+    return {name: getattr(flow, name) for name in FlowSummary.__slots__}
+
+
+def _without_sealed(value: Any) -> Any:
+    value["record"].pop("sealed", None)
+    return value
+
+
+def _exported(places: Places, kept: Kept, opened: keys.Keys | None) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(kept.record)
+    is_sealed = fields.pop("sealed", None) is not None
+    if isinstance(kept.record, Header):
+        fields.pop("sealing", None)
+    line = {
+        "receipt": {
+            "number": kept.number,
+            "segment": kept.segment,
+            "chain": kept.chain,
+            "sequence": kept.sequence,
+            "hash": kept.hash.hex(),
+        },
+        **fields,
+    }
+    if is_sealed:
+        line["sealed"] = True
+        if opened is not None:
+            line["exact"] = reader.open_exact(places, opened.sealing, kept)
+    return line
+
+
+def _export_to(database: Path, lines: Iterator[dict[str, Any]]) -> None:
+    # Imported here because it takes a tenth of a second, which every other command would wait for.
+    from sqlite_utils import Database
+
+    made = Database(database)
+    # A command has a number of its own; the receipt's columns say whose they are.
+    flattened = ({**{f"receipt_{name}": value for name, value in line.pop("receipt").items()}, **line} for line in lines)
+    made.table("records").insert_all(flattened, pk="receipt_number", alter=True, batch_size=_EXPORTED_AT_ONCE)
+
+
+def _moment(since: str | None) -> int:
+    if since is None:
+        return 0
+    ago = _AGO.fullmatch(since)
+    if ago is not None:
+        return time.time_ns() - int(ago[1]) * _SECONDS[ago[2]] * 1_000_000_000
+    try:
+        return int(datetime.fromisoformat(since).timestamp() * 1e9)
+    except ValueError as error:
+        raise click.BadParameter(
+            "expected 30s, 15m, 2h, 7d, or a date and time in ISO 8601", param_hint="--since"
+        ) from error
+
+
+def _clock_time(nanoseconds: int) -> str:
+    return datetime.fromtimestamp(nanoseconds / 1e9, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def _duration(nanoseconds: int) -> str:
+    seconds = nanoseconds / 1e9
+    if seconds < 1:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _told_moment(moment: Moment) -> Group:
+    """A moment as lines: when, what, and below it what belongs to it."""
+    head = Text(f"{moment.after / 1e9:>10.3f}  ", "dim")
+    below: list[Text | Table] = []
+
+    def add(label: str, text: str, style: str = "") -> None:
+        if text:
+            below.append(Text.assemble((f"{label} ", "dim"), (printable(text), style)))
+
+    match moment.record:
+        case FlowOpened():
+            _tell_opened(moment.record, head, add)
+        case Commanded():
+            _tell_command(moment.record, head, add)
+        case Decided():
+            _tell_decision(moment.record, moment.took, head, add)
+        case Answered():
+            _tell_answer(moment.record, moment.took, head, add)
+            if moment.record.sample:
+                below.append(_sample(moment.record))
+        case Passed():
+            head.append(f"passed on: {printable(moment.record.note)}", "dim")
+        case FlowClosed():
+            head.append("closed", "bold")
+            head.append(f"  {printable(moment.record.reason)}")
+            head.append(
+                f"  ({moment.record.client_bytes} bytes from the client, {moment.record.target_bytes} from the target)",
+                "dim",
+            )
+            add("fault:", moment.record.trace or "", "red")
+    return Group(head, *(Padding(line, (0, 0, 0, 12)) for line in below))
+
+
+_Add = Callable[..., None]
+
+
+def _tell_opened(record: FlowOpened, head: Text, add: _Add) -> None:
+    head.append("opened", "bold")
+    head.append(f"  {_clock_time(record.time)}  flow {printable(record.flow)}")
+    who = record.principal or "nobody we know"
+    add("by:", who + (f", established by {record.established}" if record.established else ""))
+    add("groups:", ", ".join(record.groups))
+    where = f"{record.resource} ({record.protocol})" if record.resource else "no registered resource"
+    add("to:", f"{where} at {record.destination}, from {record.source}")
+
+
+def _tell_command(record: Commanded, head: Text, add: _Add) -> None:
+    style = _COLOURS.get(record.outcome, "")
+    if record.outcome == "own":
+        head.append(f"own words: {printable(record.sort)} {printable(record.shown)}".rstrip(), "dim")
+        return
+    head.append(f"#{record.number} ", "bold")
+    head.append(f"{printable(record.sort)}  ")
+    head.append(printable(record.outcome).upper(), f"bold {style}".strip())
+    if record.rule:
+        head.append(f"  by rule {printable(record.rule)}")
+    if record.changed_from is not None:
+        head.append(f"  in place of #{record.changed_from}", "cyan")
+    add("", record.shown)
+    for position, parameter in enumerate(record.parameters, 1):
+        add(f"${position} =", "NULL" if parameter is None else repr(parameter))
+    add("reason:", record.reason, style)
+    for text in record.effects:
+        add("effect:", text)
+    for text in record.masks:
+        add("mask:", text, "magenta")
+    if record.approval:
+        add("approval:", record.approval + (f" by {record.approver}" if record.approver else ""))
+    if record.durable:
+        add("kept:", "on disk before it went")
+    if record.sealed is not None:
+        add("sealed:", "the exact text differs from what is shown, or is longer")
+
+
+def _tell_decision(record: Decided, took: int | None, head: Text, add: _Add) -> None:
+    head.append(f"#{record.number} ", "bold")
+    head.append(printable(record.outcome).upper(), f"bold {_DECIDED_COLOURS.get(record.outcome, 'yellow')}")
+    if record.by:
+        head.append(f"  by {printable(record.by)}")
+    if took is not None:
+        head.append(f"  after {_duration(took)}")
+    add("approval:", record.approval)
+    add("reason:", record.reason)
+    add("instead:", record.shown, "cyan")
+
+
+def _tell_answer(record: Answered, took: int | None, head: Text, add: _Add) -> None:
+    head.append(f"#{record.number} ", "bold")
+    head.append(f"answered {printable(record.status)}", "red" if record.failed else "")
+    if record.columns:
+        head.append(f"  {record.rows} rows, {record.size} bytes", "dim")
+    if took is not None:
+        head.append(f"  in {_duration(took)}", "dim")
+    add("masked:", ", ".join(record.masked), "magenta")
+    add("digest:", record.digest, "dim")
+
+
+def _sample(record: Answered) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="underline")
+    masked = set(record.masked)
+    # A row may be wider than its header where a target breaks its protocol; it is shown all the same.
+    width = max([len(record.columns), *(len(row) for row in record.sample)])
+    for position in range(width):
+        name = record.columns[position] if position < len(record.columns) else "?"
+        is_masked = name in masked
+        table.add_column(Text(printable(name) + (" (masked)" if is_masked else "")), style="magenta" if is_masked else "")
+    for row in record.sample:
+        table.add_row(*(Text("NULL", "dim") if value is None else Text(printable(value)) for value in row))
+    if record.rows > len(record.sample):
+        table.add_row(Text(f"… {record.rows - len(record.sample)} more", "dim"))
+    return table
+
+
+def _told_report(report: Report, has_own_key: bool, has_witness: bool) -> Group:
+    lines = [
+        Text(f"{report.records} records in {report.segments} segments, {report.heads} signed heads, key {report.key}"),
+    ]
+    for finding in report.findings:
+        place = ", ".join(
+            f"{name} {value}"
+            for name, value in (("segment", finding.segment), ("record", finding.record), ("chain", finding.chain))
+            if value is not None
+        )
+        text = f"{finding.sort}: {finding.text}" + (f" [{place}]" if place else "")
+        lines.append(Text(printable(text), "red"))
+    for note in report.notes:
+        said = f"note of {_clock_time(note.time)}: {note.sort}: {note.text}" + (f" [{note.journal}]" if note.journal else "")
+        lines.append(Text(printable(said), "yellow"))
+    if report.waiting:
+        lines.append(Text(f"{report.waiting} bytes in journals are not taken in yet, so nothing is said of them"))
+    if not has_own_key:
+        lines.append(Text("The key is the one beside the recording; give --public-key to trust a copy of your own.", "dim"))
+    if not has_witness:
+        lines.append(Text("Without --head, a recording rewritten whole by the key's holder is not found.", "dim"))
+    lines.append(Text("sound", "bold green") if report.is_sound else Text("NOT SOUND", "bold red"))
+    return Group(*lines)
