@@ -15,29 +15,37 @@ from appliance.configuration import read_configuration
 from appliance.control.process import run_control
 from appliance.flow.worker import FlowFacts, InspectorMaker, Worker
 from appliance.protocols.postgres.inspector import PostgresInspector
+from appliance.protocols.postgres.readings import ReadingCache
 from appliance.protocols.redis.inspector import RedisInspector
 from appliance.settings import Settings
+from appliance.sql.analysis import read
 from appliance.supervision import supervise
 from kernel.gateway import catch
 from ui.cli import build_cli
 
 
-def _postgres(facts: FlowFacts) -> PostgresInspector:
-    return PostgresInspector(
-        tls=facts.resource.tls, placeholder=facts.placeholder, random=os.urandom, own_key=facts.cancel_key
-    )
+def inspectors() -> dict[str, InspectorMaker]:
+    """The table of protocols, with what the flows of one worker share."""
+    readings = ReadingCache(read)
+
+    def postgres(facts: FlowFacts) -> PostgresInspector:
+        return PostgresInspector(
+            tls=facts.resource.tls,
+            placeholder=facts.placeholder,
+            random=os.urandom,
+            own_key=facts.cancel_key,
+            readings=readings,
+        )
+
+    def redis(_facts: FlowFacts) -> RedisInspector:
+        return RedisInspector()
+
+    return {"postgres": postgres, "redis": redis}
 
 
-def _redis(_facts: FlowFacts) -> RedisInspector:
-    return RedisInspector()
-
-
-INSPECTORS: Mapping[str, InspectorMaker] = {"postgres": _postgres, "redis": _redis}
-
-
-def run(inspectors: Mapping[str, InspectorMaker], module: str) -> None:
+def run(table: Mapping[str, InspectorMaker], module: str) -> None:
     """The whole program with these protocols; `module` is what its processes are started as."""
-    protocols = frozenset(inspectors)
+    protocols = frozenset(table)
 
     def up(configuration: Path, ready: int | None) -> int:
         settings = read_configuration(str(configuration), protocols)
@@ -72,17 +80,17 @@ def run(inspectors: Mapping[str, InspectorMaker], module: str) -> None:
 
     def worker(configuration: Path, index: int, descriptors: tuple[int, ...], ready: int) -> int:
         settings = read_configuration(str(configuration), protocols)
-        uvloop.run(_work(settings, inspectors, index, descriptors, ready))
+        uvloop.run(_work(settings, table, index, descriptors, ready))
         return 0
 
     build_cli(up=up, control=control, worker=worker, protocols=protocols)()
 
 
 async def _work(
-    settings: Settings, inspectors: Mapping[str, InspectorMaker], index: int, descriptors: tuple[int, ...], ready: int
+    settings: Settings, table: Mapping[str, InspectorMaker], index: int, descriptors: tuple[int, ...], ready: int
 ) -> None:
     sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-    await Worker(settings, index, inspectors, asyncio.get_running_loop()).run(sockets, _announce(ready))
+    await Worker(settings, index, table, asyncio.get_running_loop()).run(sockets, _announce(ready))
 
 
 def _announce(descriptor: int) -> Callable[[], None]:
@@ -97,7 +105,7 @@ def _announce(descriptor: int) -> Callable[[], None]:
 
 def main() -> None:
     """The command `sluicegate`."""
-    run(INSPECTORS, "appliance")
+    run(inspectors(), "appliance")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from appliance.__main__ import INSPECTORS, run
+from appliance.__main__ import inspectors, run
 from tests.two_streams.inspector import TwoStreamsInspector
 
 if __name__ == "__main__":
-    run({**INSPECTORS, "two-streams": lambda _facts: TwoStreamsInspector()}, "tests.two_streams")
+    run({**inspectors(), "two-streams": lambda _facts: TwoStreamsInspector()}, "tests.two_streams")
