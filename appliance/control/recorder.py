@@ -1,0 +1,105 @@
+"""The thread in which journals are taken in, and what is done when they can't be.
+
+SQLite and fsync block, and approvals must not wait for them: so a thread of its own, which is what the keeper asks for too.
+While nothing can be taken in, workers go on until their journals are full and then stop, which is the order of wall 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from appliance.control.log import log
+from appliance.errors import RecordingError
+from appliance.recording.keeper import Keeper
+from appliance.recording.keys import Keys
+from appliance.recording.places import Places
+from appliance.recording.records import Noted
+
+T = TypeVar("T")
+
+DRAIN_SECONDS = 0.1
+RETRY_SECONDS = 5.0
+ALARMS_MAX = 100
+DRAINS_MAX = 10_000
+"""For one request to take in everything: under load there is always more, and what was there at first is in long before."""
+
+
+class Recorder:
+    """Takes journals in, a few times a second and on demand."""
+
+    def __init__(self, places: Places, keys: Keys) -> None:
+        self._places = places
+        self._keys = keys
+        self._thread = ThreadPoolExecutor(1, "keeper")
+        self._keeper: Keeper | None = None
+        self.fault = ""
+        self.records = 0
+        self.alarms: deque[str] = deque(maxlen=ALARMS_MAX)
+
+    async def open(self) -> None:
+        """Raises RecordingError where the recording can't go on."""
+        await self._in_thread(self._open)
+
+    async def keep_draining(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                taken = await self._in_thread(self._drain)
+            except RecordingError as error:
+                if not self.fault:
+                    log("recording stopped", reason=error)
+                self.fault = str(error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if self.fault:
+                log("recording goes on")
+                self.fault = ""
+            self.records += taken
+            await asyncio.sleep(DRAIN_SECONDS)
+
+    async def drain_all(self) -> int:
+        """How many records were taken in until none were left. Raises RecordingError."""
+        total = 0
+        for _ in range(DRAINS_MAX):
+            taken = await self._in_thread(self._drain)
+            total += taken
+            if not taken:
+                break
+        self.records += total
+        return total
+
+    async def close(self) -> None:
+        """Take in what there is and let go."""
+        try:
+            await self._in_thread(self._close)
+        except RecordingError as error:
+            log("recording not closed", reason=error)
+        self._thread.shutdown(wait=True)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _open(self) -> None:
+        self._keeper = Keeper(self._places, self._keys, alarm=self._alarm)
+
+    def _drain(self) -> int:
+        if self._keeper is None or self._keeper.dead is not None:
+            if self._keeper is not None:
+                self._keeper.close()
+            self._open()
+        assert self._keeper is not None
+        return self._keeper.drain()
+
+    def _close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.close()
+
+    def _alarm(self, note: Noted) -> None:
+        if note.sort == "begun":
+            return
+        self.alarms.append(f"{note.sort}: {note.text}")
+        log("recording alarm", sort=note.sort, text=note.text, journal=note.journal)
