@@ -74,7 +74,8 @@ class AttributeTest:
 class Matcher:
     """Effects a rule speaks of. `actions` is spelled out (`covered` lacks `unknown` unless the rule names it); an empty
     `kinds`, `objects` or `uses` asks nothing; `excepted` things are not meant; `fields` None stands for all of a thing,
-    fields or not."""
+    fields or not. `covers_counts`: with `fields`, a read of no field is covered too; never so in a hold, which would let
+    through unasked what it does not touch."""
 
     actions: frozenset[Action]
     covered: frozenset[Action]
@@ -85,6 +86,7 @@ class Matcher:
     uses: frozenset[Use] = frozenset()
     attributes: tuple[AttributeTest, ...] = ()
     names_opaque: bool = False
+    covers_counts: bool = True
 
     def touches(self, effect: Effect) -> bool:
         """True where a refusal or a question of this matcher is about that effect."""
@@ -111,7 +113,7 @@ class Matcher:
         if self.fields is None:
             return effect.fields
         if not effect.fields:
-            return None if touches_all_fields(effect) else effect.fields
+            return effect.fields if self.covers_counts and not touches_all_fields(effect) else None
         fields = self.fields
         return frozenset(name for name in effect.fields if match_any(fields, name)) or None
 

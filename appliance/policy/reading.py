@@ -96,14 +96,16 @@ class _Reader:
             advice=raw.get("advice", ""),
             who=_who(raw.get("who", {})),
             where=_where(raw.get("where", {})),
-            matchers=() if verb is Verb.MASK else tuple(self._matcher(item, (*here, number)) for number, item in items),
+            matchers=()
+            if verb is Verb.MASK
+            else tuple(self._matcher(item, verb, (*here, number)) for number, item in items),
             terms=HoldTerms(frozenset(raw.get("approvers", ())), float(raw.get("seconds", self._hold_seconds))),
             masks=tuple(masks),
             values=tuple(values),
             durable=raw.get("durable", False),
         )
 
-    def _matcher(self, raw: dict[str, Any], path: Path) -> Matcher:
+    def _matcher(self, raw: dict[str, Any], verb: Verb, path: Path) -> Matcher:
         named: list[str] = raw.get("actions", ["*"])
         words = frozenset(Action(word) for word in named if word != "*")
         every = "*" in named
@@ -118,6 +120,7 @@ class _Reader:
             uses=frozenset(Use(word) for word in raw.get("uses", ())),
             attributes=attributes,
             names_opaque=any(test.name == "opaque" and True in test.values for test in attributes),
+            covers_counts=verb is Verb.ALLOW,
         )
 
     def _paths(self, raw: Sequence[str], path: Path) -> tuple[PathPattern, ...]:
@@ -191,7 +194,7 @@ def _repeated_ids(rules: Iterable[Rule]) -> list[SettingError]:
     for rule in sorted(rules, key=lambda rule: rule.place):
         known = first.setdefault(rule.reference.id, rule)
         if known is not rule:
-            file, line = rule.place
+            file, line, _ = rule.place
             errors.append(
                 SettingError(
                     file,
@@ -210,7 +213,7 @@ def _repeated_detectors(rules: Iterable[Rule]) -> list[SettingError]:
     for rule in sorted(rules, key=lambda rule: rule.place):
         for value in rule.values:
             if value.pattern is not None and patterns.setdefault(value.detector, value.pattern) != value.pattern:
-                file, line = rule.place
+                file, line, _ = rule.place
                 errors.append(
                     SettingError(
                         file, line, f"another pattern called {value.detector}", "one pattern for each name, in all the files"

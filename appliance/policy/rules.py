@@ -118,8 +118,9 @@ class Rule:
     durable: bool = False
 
     @property
-    def place(self) -> tuple[str, int]:
-        return (self.reference.file, self.reference.line)
+    def place(self) -> tuple[str, int, str]:
+        """What rules are sorted by; the id parts two on one line."""
+        return (self.reference.file, self.reference.line, self.reference.id)
 
     def applies(self, principal: Principal, scope: Scope) -> bool:
         """True where the rule is for that caller and that place."""
