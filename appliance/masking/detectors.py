@@ -21,8 +21,8 @@ from appliance.masking import masks
 KNOWN: Final = frozenset({"pan", "email", "ssn"})  # detectors that need no pattern
 
 # No decision about a text looks further than this many characters to either side of where a value begins; streams
-# rely on it. An address has at most 64 + 1 + 254, an own pattern at most this, a digest in hexadecimal 128.
-REACH_MAX: Final = 320
+# rely on it. An own pattern has at most 256 and may look as far again on, an address has at most 64 + 1 + 254.
+REACH_MAX: Final = 640
 
 PATTERN_LENGTH_MAX: Final = 500  # characters of an own pattern, so that its tree is small
 PATTERN_WIDTH_MAX: Final = 256  # characters one match of it may have, so that streams need not look back further
@@ -143,7 +143,7 @@ class Detectors:
 
     def clean(self, data: bytes) -> bytes:
         """Text (UTF-8, or bytes that pass for it) with every value found hidden; the same object where none is."""
-        if not self._may_hold(data):
+        if not self.may_hold(data):
             return data
         text = data.decode("utf-8", "surrogateescape")
         spans = self.spans(text)
@@ -251,7 +251,7 @@ class Detectors:
     def _finds(self, text: str) -> bool:
         return any(next(finder(text, 0, len(text)), None) is not None for finder, _ in self._finders)
 
-    def _may_hold(self, data: bytes) -> bool:
+    def may_hold(self, data: bytes) -> bool:
         """Whether a closer look is worth while. Never False where `spans` would find something."""
         if self.is_empty or len(data) < 2:
             return False
@@ -283,7 +283,7 @@ class Detectors:
         if self.spans(plain):
             return True
         # In arrays and composites a length word stands before each element, and its last byte may look like a digit.
-        apart = _LENGTH_WORD.sub(rb"\1\x00", value)
+        apart = _LENGTH_WORD.sub(b"\\1\0", value)
         if apart == value:
             return False
         plain = apart.decode("utf-8", "surrogateescape")

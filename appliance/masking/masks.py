@@ -41,17 +41,19 @@ def _keep_last(value: bytes, keep: int) -> bytes:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
         return REDACTED
-    # A star counts as the letter it stands for, so that masking twice leaves what masking once left.
-    significant = sum(1 for letter in text if letter.isalnum() or letter == "*")
+    # A star counts as the letter it stands for, so that masking twice leaves what masking once left; and not everything
+    # that carries meaning is alphanumeric to Unicode (combining marks, emoji, symbols), so what is not ASCII counts too.
+    significant = sum(map(_is_significant, text))
     hidden = significant - keep if keep > 0 and significant >= 2 * keep else significant
     kept: list[str] = []
     for letter in text:
-        if letter.isalnum() or letter == "*":
-            kept.append("*" if hidden > 0 else letter)
-            hidden -= 1
-        elif letter.isascii():
+        if not _is_significant(letter):
             kept.append(letter)
-        else:
-            # Not everything that carries meaning is alphanumeric to Unicode: combining marks, emoji, symbols.
-            kept.append("*")
+            continue
+        kept.append(letter if hidden <= 0 and letter.isalnum() else "*")
+        hidden -= 1
     return "".join(kept).encode("utf-8")
+
+
+def _is_significant(letter: str) -> bool:
+    return letter.isalnum() or letter == "*" or not letter.isascii()
