@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -17,7 +18,10 @@ from typing import Any, Final
 
 import yaml
 from psycopg import sql
+from pyroute2 import netns
 
+from appliance.errors import UnfitKernelError
+from kernel.gateway import release
 from lab import machines, processes
 from lab.database import OWNER, PORT, SHOP, Database
 from lab.machines import EXECUTOR, EXECUTOR_UID, EXECUTORS_INTERFACE, PLANNER, PLANNER_UID, TARGET, LabError, Place
@@ -85,6 +89,7 @@ class Lab:
         self.database.stop()
         left = {*processes.remembered(self._known), *machines.dwellers(self.name)} - {os.getpid()}
         processes.end(left, signal.SIGTERM, 2.0)
+        self._forget_rules()
         machines.remove(self.name)
         if self.folder.exists():
             shutil.rmtree(self.folder)
@@ -271,6 +276,16 @@ class Lab:
             processes.end([self._appliance.pid], signal.SIGTERM, 15.0)
             self._appliance.wait()
             self._appliance = None
+
+    def _forget_rules(self) -> None:
+        """The rules would go with their namespace, but not what the kernel's part remembers of it."""
+        if machines.exists(self.name, Place.APPLIANCE):
+            netns.pushns(machines.namespace(self.name, Place.APPLIANCE))
+            try:
+                with contextlib.suppress(UnfitKernelError):
+                    release()
+            finally:
+                netns.popns()
 
     def _make_folders(self) -> None:
         # Others may pass through to what is theirs, and see nothing on the way.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import secrets
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from appliance.configuration import read_configuration
+from kernel.gateway import MEMORY
 from lab import machines
-from lab.laboratory import ROOT, Lab
+from lab.laboratory import REPOSITORY, ROOT, Lab
 from lab.machines import EXECUTOR, PLANNER, TARGET, LabError, Place
 
 pytestmark = pytest.mark.real
@@ -134,8 +136,16 @@ def test_down_leaves_nothing_and_is_fine_again(name: str) -> None:
     lab.start_in("executor", ["sleep", "600"], "planner")
     # One that nobody remembers, as a killed supervisor leaves it.
     lost = subprocess.Popen(lab.command("appliance", ["sleep", "600"]))
+    script = (
+        "from kernel.gateway import catch; from appliance.settings import NetworkSettings as N; catch(N(('executors0',)))"
+    )
+    remembered = set(MEMORY.glob("*.json"))
+    caught = lab.run_in("appliance", [sys.executable, "-c", script], environment={"PYTHONPATH": str(REPOSITORY)})
+    assert caught.returncode == 0, caught.stderr
+    (file,) = set(MEMORY.glob("*.json")) - remembered
     assert traces(name) != []
     Lab(name).down()
+    assert not file.exists()
     assert lost.wait() != 0
     assert traces(name) == []
     Lab(name).down()
