@@ -1,0 +1,207 @@
+"""What a text of PostgreSQL SQL does, by the server's own grammar: the one door to everything else in this room."""
+
+from __future__ import annotations
+
+from pglast import parse_sql
+from pglast.error import Error as GrammarError
+from pglast.parser import scan
+
+from appliance.effects import Effect, unknown
+from appliance.sql.catalogue import Catalogue
+from appliance.sql.commands import Commands
+from appliance.sql.definitions import Found
+from appliance.sql.names import State, TroubleError
+from appliance.sql.reading import (
+    ChangeCatalogue,
+    Deallocate,
+    DeclareCursor,
+    DiscardAll,
+    Prepare,
+    Problem,
+    Reading,
+    SessionView,
+    SetSearchPath,
+    Statement,
+    Transaction,
+)
+from appliance.sql.redaction import redact
+
+# Servers older than this speak a grammar whose differences from the one used here have not been gone through.
+SERVER_VERSION_MIN = 140_000
+
+# The grammar's tree is built by recursion in C, which at some 10,000 levels of nesting runs out of stack and takes the
+# process along. A level costs at least two characters of text, so that a text this short cannot get there.
+_SHORT_MAX = 8_000
+
+# In longer texts what may nest is counted first.
+_NESTING_MAX = 4_000
+
+_FLAT = frozenset({"IDENT", "ICONST", "SCONST", "FCONST", "PARAM", "BCONST", "XCONST", "USCONST", "UIDENT", "NULL_P"})
+
+_MIXED = "the text changes the meaning of its own later part"
+
+# Statements whose meaning depends on no name that an earlier statement could have changed.
+_NAMELESS = frozenset(
+    {"TransactionStmt", "VariableSetStmt", "VariableShowStmt", "DiscardStmt", "DeallocateStmt", "ClosePortalStmt"}
+)
+
+
+def read(text: str, catalogue: Catalogue, session: SessionView) -> Reading:
+    """What that text would do, sent as one simple Query or Parse in a session in that state.
+
+    Never raises: what cannot be parsed, resolved or understood has an `unknown` effect, and a `problem` where the server
+    would refuse it.
+    """
+    problem = _unfit(text, catalogue)
+    if problem is not None:
+        return _failed(text, problem)
+    try:
+        parsed = parse_sql(text)
+    except GrammarError as error:
+        return _failed(text, _syntax(error))
+    except (ValueError, RecursionError, MemoryError):
+        return _failed(text, Problem("42601", "syntax error"))
+    state = State(catalogue, session)
+    statements: list[Statement] = []
+    effects: set[Effect] = set()
+    parameters = 0
+    sensitive = False
+    mixed = False
+    for raw in parsed:
+        start = raw.stmt_location or 0
+        part = text[start : start + raw.stmt_len] if raw.stmt_len else text[start:]
+        reader = Commands(state)
+        found = Found()
+        sort = type(raw.stmt).__name__
+        try:
+            found = reader.command(raw.stmt, part)
+        except TroubleError as trouble:
+            problem = problem or trouble.problem
+            reader.unknown(_in_words(trouble.problem))
+        except RecursionError:
+            problem = problem or Problem("54001", "statement too complex")
+            reader.unknown("the text is nested too deeply")
+        if mixed and sort not in _NAMELESS:
+            reader.unknown(_MIXED)
+        own = reader.touched.finished()
+        effects |= own
+        parameters = max(parameters, reader.parameters)
+        sensitive |= found.sensitive
+        statements.append(Statement(sort, part.strip(), own, found.outputs, found.change, found.copies, found.copies_binary))
+        mixed |= reader.poison or not _carried(found, state, catalogue)
+    if sensitive:
+        shown = redact(text, hide_literals=True)
+    else:
+        shown = redact(text, hide_literals=False)
+        sensitive = shown != text
+    return Reading(tuple(statements), frozenset(effects), shown, sensitive, parameters, problem)
+
+
+def redact_values(text: str) -> str:
+    """The text with every literal hidden, for one that touches masked columns."""
+    return redact(text, hide_literals=True)
+
+
+def _carried(found: Found, state: State, catalogue: Catalogue) -> bool:
+    """Make the state that the next statement of the text meets; False where that cannot be told."""
+    change = found.change
+    if change is None:
+        return True
+    if isinstance(change, SetSearchPath):
+        state.path = catalogue.search_path if change.path is None else change.path
+        return True
+    if isinstance(change, Prepare):
+        state.prepared[change.name] = change.text
+        return True
+    if isinstance(change, Deallocate):
+        if change.name is None:
+            state.prepared.clear()
+        else:
+            state.prepared.pop(change.name, None)
+        return True
+    if isinstance(change, DeclareCursor):
+        state.cursors[change.name] = change.outputs
+        return True
+    if isinstance(change, ChangeCatalogue):
+        for relation in change.created:
+            state.made[(relation.schema, relation.name)] = relation
+        for key in change.dropped:
+            state.made[key] = None
+        return True
+    if isinstance(change, DiscardAll):
+        state.path = catalogue.search_path
+        state.prepared.clear()
+        state.cursors.clear()
+        for key in [key for key in state.made if key[0] == "pg_temp"]:
+            state.made[key] = None
+        return True
+    assert isinstance(change, Transaction)
+    # The end of a transaction undoes what was set or made in it, some of which may be older than this text.
+    return change.sort in ("begin", "savepoint", "release")
+
+
+def _unfit(text: str, catalogue: Catalogue) -> Problem | None:
+    """Why the text must not be given to the grammar, or None."""
+    if catalogue.server_version < SERVER_VERSION_MIN:
+        return Problem("0A000", f"servers before {SERVER_VERSION_MIN // 10_000} are not supported")
+    if "\0" in text:
+        return Problem("22021", 'invalid byte sequence for encoding "UTF8": 0x00')
+    if len(text) > _SHORT_MAX and _nests_too_deeply(text):
+        return Problem("54001", "statement too complex")
+    return None
+
+
+def _nests_too_deeply(text: str) -> bool:
+    """Whether a long text may nest too deeply: an upper bound of the nesting, counted without recursion.
+
+    A comma, a semicolon or the end of parentheses ends what stands before it; every other token but names and constants
+    may add a level. AND and OR make lists, not levels.
+    """
+    try:
+        tokens = scan(text)
+    except GrammarError:
+        return False  # The grammar's own scanner will say so too.
+    open_levels: list[int] = []
+    level = 0
+    for token in tokens:
+        name = token.name
+        if name in _FLAT:
+            continue
+        if name in ("ASCII_40", "ASCII_91"):  # ( [
+            level += 1
+            open_levels.append(level)
+        elif name in ("ASCII_41", "ASCII_93"):  # ) ]
+            level = open_levels.pop() if open_levels else level
+        elif name in ("ASCII_44", "ASCII_59", "AND", "OR"):
+            level = open_levels[-1] if open_levels else 0
+        else:
+            level += 1
+        if level > _NESTING_MAX:
+            return True
+    return False
+
+
+def _syntax(error: GrammarError) -> Problem:
+    message = str(error.args[0]) if error.args else "syntax error"
+    location = error.args[1] if len(error.args) > 1 else None
+    return Problem("42601", message, location + 1 if isinstance(location, int) else 0)
+
+
+def _in_words(problem: Problem) -> str:
+    words = {
+        "42P01": "a relation is not known",
+        "42703": "a column is not known",
+        "42702": "a column is ambiguous",
+        "42883": "a function or operator is not known",
+        "42704": "a type is not known",
+        "26000": "a prepared statement is not known",
+        "34000": "a cursor is not known",
+        "54001": "the text is nested too deeply",
+    }
+    return words.get(problem.sqlstate, f"the text cannot be run ({problem.sqlstate})")
+
+
+def _failed(text: str, problem: Problem) -> Reading:
+    effect = unknown("the text cannot be parsed" if problem.sqlstate == "42601" else _in_words(problem))
+    shown = redact(text, hide_literals=False)
+    return Reading((), frozenset({effect}), shown, shown != text, 0, problem)
