@@ -225,6 +225,7 @@ class Journal:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             self._descriptor = os.open(unnamed, flags, _FILE_MODE)
+            os.fchmod(self._descriptor, _FILE_MODE)  # whatever the umask is, control has to read it
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             written = os.write(self._descriptor, content)
             if written == len(content):

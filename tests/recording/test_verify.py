@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from re import sub
 
 import msgspec
 import pytest
@@ -295,6 +296,17 @@ def test_a_changed_kept_seal_is_found(state: Path) -> None:
     content = places.seals.read_text()
     places.seals.write_text(content.replace('\\"segment\\":2', '\\"segment\\":3', 1))
     assert not verify(state).is_sound
+
+
+@pytest.mark.parametrize("name", ["head.json", "heads.jsonl"])
+def test_a_statement_that_nobody_signed_is_worth_nothing(state: Path, name: str) -> None:
+    """A kept statement with another time and the old signature: everything else in it is as it should be."""
+    path = state / "recording" / name
+    content = path.read_text()
+    changed = sub(r'(\\"time\\":1)', r"\g<1>0", content)
+    assert changed != content
+    path.write_text(changed)
+    assert "signature" in _sorts(verify(state))
 
 
 def test_records_filed_under_another_flow_are_found(state: Path) -> None:
