@@ -32,6 +32,16 @@ def name() -> Iterator[str]:
     Lab(name).down()
 
 
+# Catches, and says the number of the network namespace (SO_NETNS_COOKIE).
+_CATCH = """
+import socket
+from appliance.settings import NetworkSettings
+from kernel.gateway import catch
+catch(NetworkSettings(("executors0",)))
+print(int.from_bytes(socket.socket().getsockopt(socket.SOL_SOCKET, 71, 8), "little"))
+"""
+
+
 def traces(name: str) -> list[str]:
     """What there is of a lab on this machine."""
     found = [str(path) for path in Path("/run/netns").glob(f"sg-{name}-*")]
@@ -136,13 +146,10 @@ def test_down_leaves_nothing_and_is_fine_again(name: str) -> None:
     lab.start_in("executor", ["sleep", "600"], "planner")
     # One that nobody remembers, as a killed supervisor leaves it.
     lost = subprocess.Popen(lab.command("appliance", ["sleep", "600"]))
-    script = (
-        "from kernel.gateway import catch; from appliance.settings import NetworkSettings as N; catch(N(('executors0',)))"
-    )
-    remembered = set(MEMORY.glob("*.json"))
-    caught = lab.run_in("appliance", [sys.executable, "-c", script], environment={"PYTHONPATH": str(REPOSITORY)})
+    caught = lab.run_in("appliance", [sys.executable, "-c", _CATCH], environment={"PYTHONPATH": str(REPOSITORY)})
     assert caught.returncode == 0, caught.stderr
-    (file,) = set(MEMORY.glob("*.json")) - remembered
+    file = MEMORY / f"{caught.stdout.strip()}.json"
+    assert file.exists()
     assert traces(name) != []
     Lab(name).down()
     assert not file.exists()
