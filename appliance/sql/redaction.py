@@ -23,6 +23,14 @@ _NUMBERS = frozenset({"ICONST", "FCONST"})
 _STRINGS = frozenset({"SCONST", "USCONST", "BCONST", "XCONST"})
 _COMMENTS = frozenset({"SQL_COMMENT", "C_COMMENT"})
 
+# The scanner takes a run of operator characters again for each token in it, so that a run of n costs n² steps, some 3·10⁸ a
+# second. Texts whose runs cost more in all are not cut; a banner of a few thousand stars or dashes still is.
+_SCAN_STEPS_MAX = 20_000_000
+_OPERATORS = re.compile(r"[-~!@#^&|`?+*/%<>=]{64,}")
+
+# No token shorter than this stands for anything that is looked for ("a@b.co").
+_TELLING_LENGTH_MIN = 6
+
 # A number with a longer exponent has no digits of its own in its value, and writing it out would cost as much as it says.
 _EXPONENT_MAX = 40
 
@@ -62,6 +70,8 @@ def redact_text(value: str) -> str:
 
 def _cut(text: str) -> list[_Part] | None:
     """The text's tokens with the white space between them, or None where the scanner does not cover it whole."""
+    if sum((run.end() - run.start()) ** 2 for run in _OPERATORS.finditer(text)) > _SCAN_STEPS_MAX:
+        return None
     try:
         tokens = scan(text)
     except (ParseError, ValueError):
@@ -100,11 +110,12 @@ def _cover(part: _Part) -> str:
 
 def _show(part: _Part, escape: str) -> str:
     """A token with secret shapes hidden: in place where it is written plainly, whole where the shape is behind escapes."""
-    if not part.name:
+    quoted = part.name in _STRINGS or part.name in _NUMBERS or part.text[:1] == '"' or part.name == "UIDENT"
+    if not quoted or len(part.text) < _TELLING_LENGTH_MIN:
         return part.text
     cleaned = _clean(part.text)
     if any(_is_shaped(form) for form in _meanings(_Part(part.name, cleaned), escape)):
-        return _cover(part) if part.name in _STRINGS or part.name in _NUMBERS or part.name in _COMMENTS else f'"{HIDDEN}"'
+        return _cover(part) if part.name in _STRINGS or part.name in _NUMBERS else f'"{HIDDEN}"'
     return cleaned
 
 
