@@ -483,6 +483,8 @@ class Login:
     # The target.
 
     def _read_target(self) -> None:
+        words = self._planned[Side.CLIENT]
+        last = words[-1] if words else None
         match self._target:
             case _Target.TLS_ANSWER:
                 self._read_tls_answer()
@@ -493,7 +495,10 @@ class Login:
                     raise PeerError("a target that speaks before its turn")
             case _:
                 pass
-        if self._target is not _Target.READY:
+        if words and words[-1] is not last:
+            # What was read here is told to the client; the event makes the relay ask for the client's next.
+            self._plan_passage(Side.TARGET, list)
+        elif self._target is not _Target.READY:
             self._read_end(Side.TARGET)
 
     def _read_tls_answer(self) -> None:
