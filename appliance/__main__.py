@@ -13,6 +13,7 @@ import uvloop
 
 from appliance.configuration import read_configuration
 from appliance.control.process import run_control
+from appliance.credentials.vault import placeholder
 from appliance.flow.worker import FlowFacts, InspectorMaker, Worker
 from appliance.protocols.postgres.inspector import PostgresInspector
 from appliance.protocols.postgres.readings import ReadingCache
@@ -83,7 +84,7 @@ def run(table: Mapping[str, InspectorMaker], module: str) -> None:
         uvloop.run(_work(settings, table, index, descriptors, ready))
         return 0
 
-    build_cli(up=up, control=control, worker=worker, protocols=protocols)()
+    build_cli(up=up, control=control, worker=worker, protocols=protocols, placeholder=placeholder)()
 
 
 async def _work(

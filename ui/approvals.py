@@ -1,0 +1,227 @@
+"""How people see held commands and answer them: `sluicegate approvals …`.
+
+What is answered is what was shown: an answer carries the hash of the command as it was when this person (or `--if`) saw it,
+and control refuses it where something else is held by then.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console, Group
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from ui.conversation import ask_control
+from ui.recordings import printable
+
+WATCH_SECONDS = 30.0
+LINE_CHARACTERS_MAX = 100
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_if = click.option("--if", "seen", metavar="HASH", help="Answer only if this is what is held (`bound` in show --json).")
+
+
+@click.group()
+def approvals() -> None:
+    """See held commands and answer them."""
+
+
+@approvals.command("list")
+@click.option("--settled", type=click.IntRange(0, 1000), default=0, help="Show so many of the newest settled ones as well.")
+@_json
+@click.pass_obj
+def list_(run: str, settled: int, as_json: bool) -> None:
+    """List what waits for a person, oldest first."""
+    answer = ask_control(run, "approvals.list", settled=settled)
+    found = answer["approvals"] + answer["settled"]
+    if as_json:
+        _print_json(found)
+        return
+    if not found:
+        click.echo("nothing waits")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("approval", "left", "who", "where", "command", "rule", "for"):
+        table.add_column(title, overflow="fold", no_wrap=title in ("approval", "left"))
+    for one in found:
+        table.add_row(
+            one["id"],
+            _left(one),
+            printable(one["principal"]),
+            printable(_place(one)),
+            _line(one["shown"]),
+            printable(one["rule"]),
+            ", ".join(one["approvers"]) or "any approver",
+        )
+    _console().print(table)
+
+
+@approvals.command()
+@click.argument("approval")
+@click.option("--exact", is_flag=True, help="Show the exact text, sensitive values too; that is kept in the ledger.")
+@_json
+@click.pass_obj
+def show(run: str, approval: str, exact: bool, as_json: bool) -> None:
+    """Show one approval: the command, what it would do, why it is held, and its history."""
+    found = ask_control(run, "approvals.show", approval=approval, exact=exact)
+    if as_json:
+        _print_json(found)
+        return
+    _console().print(_told(found))
+
+
+@approvals.command()
+@click.argument("approval")
+@click.option("--reason", default="", help="Kept with the decision.")
+@_if
+@_json
+@click.pass_obj
+def approve(run: str, approval: str, reason: str, seen: str | None, as_json: bool) -> None:
+    """Let exactly what is held run."""
+    _answer(run, "approve", approval, seen, as_json, reason=reason)
+
+
+@approvals.command()
+@click.argument("approval")
+@click.option("--reason", required=True, help="The agent is told it.")
+@_if
+@_json
+@click.pass_obj
+def reject(run: str, approval: str, reason: str, seen: str | None, as_json: bool) -> None:
+    """Refuse what is held."""
+    _answer(run, "reject", approval, seen, as_json, reason=reason)
+
+
+@approvals.command()
+@click.argument("approval")
+@click.option("--text", help="The command to run instead.")
+@click.option("--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A file with the command.")
+@click.option("--reason", default="", help="Kept with the decision.")
+@_if
+@_json
+@click.pass_obj
+def edit(run: str, approval: str, text: str | None, file: Path | None, reason: str, seen: str | None, as_json: bool) -> None:
+    """Change what is held and let that run, if the policy lets it: it is judged like any other command.
+
+    Without --text and --file the command opens in your editor, exact text and all.
+    """
+    if text is not None and file is not None:
+        raise click.UsageError("give --text or --file, not both")
+    if file is not None:
+        text = file.read_text(encoding="utf-8")
+    if text is None:
+        found = ask_control(run, "approvals.show", approval=approval, exact=True)
+        seen = seen or found["bound"]
+        text = click.edit(found["exact"], extension=".sql", editor=os.environ.get("EDITOR"))
+        if text is None:
+            raise click.ClickException("nothing was saved; the command is held as before")
+        if not found["exact"].endswith("\n"):
+            # Editors end the last line whether one wants it or not.
+            text = text.removesuffix("\n")
+    _answer(run, "edit", approval, seen, as_json, reason=reason, text=text)
+
+
+@approvals.command()
+@_json
+@click.pass_obj
+def watch(run: str, as_json: bool) -> None:
+    """Print approvals as they come and as they end, until interrupted."""
+    waiting: dict[str, dict[str, Any]] = {}
+    serial = -1
+    while True:
+        answer = ask_control(run, "approvals.wait", after=serial, seconds=WATCH_SECONDS)
+        serial = answer["serial"]
+        now = {one["id"]: one for one in answer["approvals"]}
+        for approval in waiting.keys() - now.keys():
+            _tell(ask_control(run, "approvals.show", approval=approval), as_json)
+        for approval, one in now.items():
+            known = waiting.get(approval)
+            if known is None or (known["state"], known["why"]) != (one["state"], one["why"]):
+                _tell(one, as_json)
+        waiting = now
+
+
+def _answer(run: str, how: str, approval: str, seen: str | None, as_json: bool, **words: str) -> None:
+    if seen is None:
+        seen = ask_control(run, "approvals.show", approval=approval)["bound"]
+    settled = ask_control(run, f"approvals.{how}", approval=approval, seen=seen, **words)
+    if as_json:
+        _print_json(settled)
+        return
+    click.echo(f"{settled['id']} {settled['outcome']} by {printable(settled['by'])}")
+
+
+def _tell(one: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(one)
+        return
+    if one["state"] == "settled":
+        by = f" by {one['by']}" if one["by"] else ""
+        click.echo(printable(f"{one['id']} {one['outcome']}{by}" + (f": {one['reason']}" if one["reason"] else "")))
+        return
+    why = f" ({one['why']})" if one["why"] else ""
+    click.echo(f"{one['id']} {one['state']}{printable(why)} {printable(one['principal'])} {_line(one['shown'])}")
+
+
+def _told(one: dict[str, Any]) -> Group:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+
+    def add(title: str, text: str) -> None:
+        if text:
+            table.add_row(title, printable(text))
+
+    state = f"{one['outcome']} by {one['by']}" if one["by"] else one["outcome"] or one["state"]
+    add("approval", f"{one['id']} — {state}")
+    add("left", _left(one))
+    add("who", f"{one['principal']}, known by {one['established']}; groups: {', '.join(one['groups']) or 'none'}")
+    add("where", f"{_place(one)} ({one['protocol']})" + (", inside a transaction" if one["in_transaction"] else ""))
+    add("rule", one["rule"])
+    add("because", one["asked_because"])
+    add("for", ", ".join(one["approvers"]) or "any approver")
+    add("reason", one["reason"])
+    add("last change", f"refused: {one['why']}" if one["why"] else "")
+    for number, value in enumerate(one["parameters"], 1):
+        add(f"${number}", "NULL" if value is None else value)
+    for effect in one["effects"]:
+        add("does", effect)
+    for earlier in one["before"]:
+        add("after", earlier)
+    add("hash", one["bound"])
+    for happening in one["history"]:
+        when = datetime.datetime.fromtimestamp(happening["time"]).astimezone().isoformat(" ", "seconds")
+        by = f" by {happening['by']}" if happening["by"] else ""
+        add(when, f"{happening['what']}{by}" + (f": {happening['detail']}" if happening["detail"] else ""))
+    text = printable(one.get("exact") or one["shown"])
+    lexer = "postgresql" if one["protocol"] == "postgres" else "text"
+    return Group(table, Text(), Syntax(text, lexer, background_color="default", word_wrap=True))
+
+
+def _left(one: dict[str, Any]) -> str:
+    return f"{one['remaining']:.0f} s" if one["state"] != "settled" else one["outcome"]
+
+
+def _place(one: dict[str, Any]) -> str:
+    return one["resource"] if one["database"] is None else f"{one['resource']}/{one['database']}"
+
+
+def _line(text: str) -> str:
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= LINE_CHARACTERS_MAX else line[: LINE_CHARACTERS_MAX - 1] + "…"
+
+
+def _console() -> Console:
+    # Nothing an agent wrote may act as markup, emoji or a link.
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=True))

@@ -1,0 +1,64 @@
+"""How the command line talks to the control process: one request, one answer, over the people's socket."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NoReturn
+
+import click
+import msgspec
+
+from appliance.errors import UnavailableError
+from appliance.ipc.channel import Channel, connect
+from appliance.ipc.messages import Message, Request
+
+ANSWER_SECONDS = 150.0
+"""Longer than control takes for the slowest verb, which waits for a worker to judge a changed command."""
+
+
+class NoAnswer(click.ClickException):
+    """The appliance does not answer."""
+
+    exit_code = 3
+
+
+class Refused(click.ClickException):
+    """It answered no, and why."""
+
+    exit_code = 1
+
+
+class _Answer(msgspec.Struct):
+    ok: bool
+    result: Any = None
+    reason: str = ""
+
+
+def ask_control(run: str, verb: str, **arguments: object) -> Any:
+    """The result of one of control.people.VERBS, as JSON has it. Raises NoAnswer or Refused."""
+    return asyncio.run(_ask(run, verb, arguments))
+
+
+async def _ask(run: str, verb: str, arguments: dict[str, object]) -> Any:
+    channel: Channel | None = None
+    try:
+        channel = await connect(f"{run}/control-people.sock", _unexpected, lambda: None)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            body = await channel.call(lambda call: Request(call, verb, msgspec.json.encode(arguments)))
+    except UnavailableError as error:
+        raise NoAnswer(
+            f"the appliance does not answer: {error}. Does it run, and may you ask it (root or an approver)?"
+        ) from None
+    except TimeoutError:
+        raise NoAnswer(f"the appliance did not answer within {ANSWER_SECONDS:g} seconds") from None
+    finally:
+        if channel is not None:
+            channel.close()
+    answer = msgspec.json.decode(body, type=_Answer)
+    if not answer.ok:
+        raise Refused(answer.reason)
+    return answer.result
+
+
+def _unexpected(message: Message) -> NoReturn:
+    raise NoAnswer(f"control said {type(message).__name__}, which is no answer")
