@@ -162,7 +162,12 @@ policies: [extra.yaml]
         ("target: verify-full", "target: verify", "'verify'", "did you mean verify-"),
         ("authorities: ca.pem", "authorities: none.pem", "none.pem: no such file or directory", "a file that is there"),
         ("authorities: ca.pem", "authorities: rules", "rules, which is no plain file", "a plain file"),
-        ("      key: key.pem\n", "", "the key certificate without key", "certificate beside key only"),
+        (
+            "certificate: ca.pem\n      key: key.pem",
+            "certificate: ca.pem",
+            "the key certificate without key",
+            "certificate beside key only",
+        ),
         ("key: key.pem", "key: open", "open with mode 0644", "mode 0600 or stricter"),
         ("file: secrets/owner", "file: open", "open with mode 0644", "mode 0600 or stricter"),
         ("file: secrets/owner", "file: gone", "gone: no such file or directory", "a file that is there"),

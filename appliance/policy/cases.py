@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, cast
 
 from appliance.decisions import Hold, Refuse, Verdict
 from appliance.documents import Document, Path, read_checked
-from appliance.effects import Action, Effect, Kind, Thing, Use
+from appliance.effects import Action, Effect, Kind, Thing, Use, effect
 from appliance.errors import SettingError, SettingErrors
 from appliance.parties import Phase, Principal, Scope
 from appliance.policy.explanation import Explanation, describe_verdict, explain, masked_names, verdict_word
@@ -61,6 +61,7 @@ _TYPE_OIDS = {
 }
 _FOREIGN_KEY_LETTERS = {"no action": "a", "restrict": "r", "cascade": "c", "set null": "n", "set default": "d"}
 _SERVER_VERSION = 150000
+_SESSION_USED = effect(Action.CONNECT, Kind.SESSION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,12 @@ def run_cases(policy: Policy, files: Sequence[CaseFile], read: SqlReader) -> tup
     return tuple(_run(policy, case, file.catalogue, read) for file in files for case in file.cases)
 
 
+def command_effects(text: str, catalogue: Catalogue, read: SqlReader) -> frozenset[Effect]:
+    """What an SQL text does, as the first command of a session. One that touches nothing (SELECT 1) still uses the
+    session, which is how the inspector reports it, because a command without effects is refused."""
+    return read(text, catalogue, SessionView(catalogue.search_path)).effects or frozenset({_SESSION_USED})
+
+
 @cache
 def cases_schema() -> dict[str, Any]:
     """The published JSON Schema of a file of cases."""
@@ -151,7 +158,7 @@ def cases_schema() -> dict[str, Any]:
 def _run(policy: Policy, case: Case, catalogue: Catalogue, read: SqlReader) -> CaseResult:
     effects = case.effects
     if case.command is not None:
-        effects = read(case.command, catalogue, SessionView(catalogue.search_path)).effects
+        effects = command_effects(case.command, catalogue, read)
     explanation = explain(policy, case.principal, case.scope, effects)
     return CaseResult(case, explanation, tuple(_differences(case.expected, explanation.verdict)))
 
