@@ -288,7 +288,7 @@ def _told_moment(moment: Moment) -> Group:
 
     def add(label: str, text: str, style: str = "") -> None:
         if text:
-            below.append(Text.assemble((f"{label} ", "dim"), (printable(text), style)))
+            below.append(Text.assemble((f"{label} " if label else "", "dim"), (printable(text), style)))
 
     match moment.record:
         case FlowOpened():

@@ -464,7 +464,7 @@ class Keeper:
             if signed is not None:
                 heads.replace_line(self._places.head, signed)
         if batch.finished:
-            self._bring_to_disk()
+            segments.bring_to_disk(self._places.segment(self._number))
             for path in batch.finished:
                 path.unlink(missing_ok=True)
         for path in batch.aside:
@@ -526,12 +526,6 @@ class Keeper:
         self._load(path)
         if not segments.close_for_good(earlier):
             self._unclosed.append(earlier)
-
-    def _bring_to_disk(self) -> None:
-        """Everything committed so far: in synchronous mode FULL a commit syncs the whole log (sqlite.org/pragma.html)."""
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("UPDATE chains SET state = state WHERE id = 0")
-        self._connection.execute("PRAGMA synchronous = NORMAL")
 
     def _put_aside(self, path: Path) -> None:
         target = self._places.quarantine / f"{path.name}.{self._last}"

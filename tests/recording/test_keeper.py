@@ -76,6 +76,35 @@ def test_a_journal_is_deleted_only_once_its_writer_is_gone(tmp_path: Path) -> No
     keeper.close()
 
 
+def test_a_journal_is_deleted_only_once_its_records_are_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = Recorded.begin(tmp_path)
+    journal = recorded.journal(part_bytes=300)
+    keeper = recorded.keeper()
+    keeper.drain()
+    seen: list[str] = []
+    sync, unlink = os.fdatasync, os.unlink
+
+    def watched_sync(descriptor: int) -> None:
+        seen.append(f"sync {os.readlink(f'/proc/self/fd/{descriptor}')}")
+        sync(descriptor)
+
+    def watched_unlink(path: Path) -> None:
+        seen.append(f"unlink {path}")
+        unlink(path)
+
+    for number in range(1, 10):
+        journal.append(command("f", number))
+    journal.close()
+    monkeypatch.setattr(os, "fdatasync", watched_sync)
+    monkeypatch.setattr(os, "unlink", watched_unlink)
+    keeper.drain()
+    monkeypatch.undo()
+    assert seen[0] == f"sync {recorded.places.segment(1)}-wal"
+    assert len(seen) > 3
+    assert all(entry.startswith(f"unlink {recorded.places.journals}") for entry in seen[1:])
+    keeper.close()
+
+
 def test_appending_and_draining_at_once_loses_nothing(tmp_path: Path) -> None:
     recorded = Recorded.begin(tmp_path)
     journals = [recorded.journal(worker=worker, part_bytes=30_000) for worker in range(3)]
