@@ -21,6 +21,7 @@ from appliance.protocols.inspector import (
     Question,
     RegisterKey,
     Send,
+    SetTimer,
 )
 
 RULE = RuleReference("test-rule", "policy.yaml", 7)
@@ -134,6 +135,8 @@ class Driver:
                     self.cancels.append(act)
                 case RegisterKey(key=key):
                     self.key = key
+                case SetTimer():
+                    pass
                 case Close(reason=reason):
                     self.closed = reason
                 case _:
