@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from re import _constants, _parser  # type: ignore[attr-defined]  # the parse tree is the only exact word on a pattern
 from typing import Any, Final
 
@@ -35,7 +36,11 @@ Span = tuple[int, int, Mask]
 _SEPARATORS: Final = " .\\-\u00a0\u00ad\u2000-\u200d\u2010-\u2015\u202f\u205f\u2060\u2212\u3000\ufe58\ufe63\uff0d\ufeff"
 _IS_SEPARATOR: Final = re.compile(f"[{_SEPARATORS}]").match
 _GROUP: Final = re.compile(r"\d+")
-_ODD: Final = re.compile(rf"(?:(?![0-9])\d)|[{_SEPARATORS[4:]}]")
+_THIRTEEN_DIGITS: Final = re.compile(rf"\d(?:[{_SEPARATORS}]?\d){{12}}")
+_THIRTEEN_ASCII_DIGITS: Final = re.compile(r"[0-9](?:[ .\-]?[0-9]){12}")
+_ODD: Final = re.compile(rf"(?:(?![0-9])\d)|[{_SEPARATORS[4:]}\uff20\ufe6b]")
+# The first bytes in UTF-8 of every character that _ODD finds; of those of most European languages they are not.
+_ODD_BYTES: Final = re.compile(rb"\xc2[\xa0\xad]|[\xd9\xdb\xdf-\xff]")
 
 # For the first, cheap look: every digit becomes 0 and every separator goes (or becomes a hyphen), and then a fixed string
 # is searched for. That runs at the speed of memory, where a regular expression does 40 MB/s.
@@ -95,7 +100,9 @@ _WORD: Final = re.compile(r"[0-9A-Za-z]*")
 _HEX_WITH_LETTER: Final = re.compile(r"(?=.*[A-Fa-f])[0-9A-Fa-f]+")
 _UUID: Final = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}(?![0-9A-Fa-f])")
 
-_SSN: Final = re.compile(r"(?<!\d)(\d{3})([ -]|[\u00a0\u2010-\u2015\u2212\uff0d])(\d{2})\2(\d{4})(?!\d)")
+# That no digit goes before is asked in code: a look behind at the front would make every search ten times slower.
+_SSN: Final = re.compile(r"(\d{3})([ \-\u00a0\u2010-\u2015\u2212\uff0d])(\d{2})\2(\d{4})(?!\d)")
+_ASCII_SSN: Final = re.compile(r"([0-9]{3})([ \-])([0-9]{2})\2([0-9]{4})(?![0-9])")
 
 _LOCAL: Final = re.compile(r"[\w.!#$%&'+/=?^`{|}~-]+\Z")
 _LOCAL_MAX: Final = 64  # RFC 5321, 4.5.3.1.1
@@ -244,7 +251,7 @@ class Detectors:
             return masked.hex()
         masked = masks.apply(mask, text[begin:end].encode("utf-8", "surrogateescape"))
         # A mask that leaves a value of the shape it was to hide has hidden nothing.
-        if masked is None or self._finds(masked.decode("utf-8", "replace")):
+        if masked is None or (self.may_hold(masked) and self._finds(masked.decode("utf-8", "replace"))):
             masked = masks.REDACTED
         return masked.decode("utf-8")
 
@@ -257,13 +264,13 @@ class Detectors:
             return False
         if self._has_own or b"\\x" in data:
             return True
-        if self._has_email and (b"@" in data or b"\xef\xbc\xa0" in data or b"\xef\xb9\xab" in data):
+        if self._has_email and b"@" in data:
             return True
         if self._has_pan and _PAN_SHORTEST in data.translate(_DIGITS_ALIKE, b" .-"):
             return True
         if self._has_ssn and _SSN_SHAPE in data.translate(_SSN_ALIKE):
             return True
-        if data.isascii() or not (self._has_pan or self._has_ssn):
+        if data.isascii() or not _ODD_BYTES.search(data):
             return False
         return _ODD.search(data.decode("utf-8", "surrogateescape")) is not None
 
@@ -399,17 +406,23 @@ def _own_finder(pattern: str) -> Callable[[str, int, int], Iterator[tuple[int, i
 
 
 def _find_pans(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    groups: list[tuple[int, int]] = []  # digit runs joined to one another by single separators, the newest last
+    shape = _THIRTEEN_ASCII_DIGITS if text.isascii() else _THIRTEEN_DIGITS
+    at = start
+    while (run := shape.search(text, at)) is not None and run.start() < stop:
+        at = yield from _pans_in_run(text, run.start(), start, stop)
+
+
+def _pans_in_run(text: str, at: int, start: int, stop: int) -> Generator[tuple[int, int], None, int]:
+    """The card numbers in the digits that begin at `at`, as far as single separators join them; answers their end."""
+    groups: list[tuple[int, int]] = []
     reached = start
-    for match in _GROUP.finditer(text, start):
+    for match in _GROUP.finditer(text, at):
         begin, end = match.span()
+        if begin > at and not (begin - at == 1 and _IS_SEPARATOR(text, at)):
+            break
+        at = end
         if begin == start and start > 0 and text[start - 1].isdecimal():
             continue  # the rest of a number that begins before
-        if groups and not (begin - groups[-1][1] == 1 and _IS_SEPARATOR(text, begin - 1)):
-            yield from _pans_among(text, groups, reached, stop)
-            if groups[0][0] >= stop:
-                return
-            groups = []
         groups.append((begin, end))
         if len(groups) >= 4 * _GROUPS_MAX:
             # A long list of numbers: what begins early in it is settled, the rest may yet go on.
@@ -417,7 +430,10 @@ def _find_pans(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
                 reached = found[1]
                 yield found
             groups = [group for group in groups[2 * _GROUPS_MAX :] if group[0] >= reached]
+            if groups and groups[0][0] >= stop:
+                return at
     yield from _pans_among(text, groups, reached, stop)
+    return at
 
 
 def _pans_among(text: str, groups: list[tuple[int, int]], start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -473,10 +489,15 @@ def _is_joined_after(text: str, at: int) -> bool:
     return at + 1 < len(text) and _IS_SEPARATOR(text, at) is not None and text[at + 1].isdecimal()
 
 
+@cache
+def _lengths_of(head: int) -> frozenset[int]:
+    """How many digits card numbers have that begin with these four; none, where no issuer does."""
+    return frozenset().union(*(lengths for low, high, lengths in _SCHEMES if low <= head <= high))
+
+
 def is_pan(digits: list[int]) -> bool:
     """Whether these digits are a card number by issuer, length and check digit (ISO/IEC 7812, Luhn)."""
-    head = digits[0] * 1000 + digits[1] * 100 + digits[2] * 10 + digits[3]
-    if not any(low <= head <= high and len(digits) in lengths for low, high, lengths in _SCHEMES):
+    if len(digits) not in _lengths_of(digits[0] * 1000 + digits[1] * 100 + digits[2] * 10 + digits[3]):
         return False
     doubled = sum(sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
     return (doubled + sum(digits[-1::-2])) % 10 == 0 and len(set(digits)) > 1
@@ -510,7 +531,8 @@ def _is_article_number(digits: list[int]) -> bool:
 
 def _find_ssns(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
     at = start
-    while (match := _SSN.search(text, at)) is not None and match.start() < stop:
+    shape = _ASCII_SSN if text.isascii() else _SSN
+    while (match := shape.search(text, at)) is not None and match.start() < stop:
         begin, end = match.span()
         area, separator, group, serial = match.groups()
         if (
@@ -518,6 +540,7 @@ def _find_ssns(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
             and int(area) < 900
             and int(group) != 0
             and int(serial) != 0
+            and not (begin >= 1 and text[begin - 1].isdecimal())
             and not (begin >= 2 and text[begin - 1] == separator and text[begin - 2].isdecimal())
             and not (end + 1 < len(text) and text[end] == separator and text[end + 1].isdecimal())
         ):
