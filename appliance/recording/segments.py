@@ -181,8 +181,8 @@ def open_to_write(path: Path) -> sqlite3.Connection:
 def bring_to_disk(path: Path) -> None:
     """Returns once everything committed to a segment that is open to write is on disk. Raises OSError.
 
-    In mode NORMAL a commit is in the log and not synced (sqlite.org/wal.html). The log is synced here, by hand, because SQLite
-    syncs it only with a commit that changes a page. It holds no locks of SQLite's, so closing it releases none.
+    In mode NORMAL a commit is in the log and not synced (sqlite.org/wal.html). The log is synced here, by hand, because
+    SQLite syncs it only with a commit that changes a page. SQLite holds no locks on it, so closing it releases none.
     """
     descriptor = os.open(f"{path}-wal", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
