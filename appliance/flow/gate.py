@@ -30,7 +30,7 @@ from appliance.events import Cancelling, Command, Finished, NotUnderstood, Openi
 from appliance.ipc.messages import Shown
 from appliance.parties import Principal, Scope
 from appliance.policy.rules import Policy
-from appliance.recording.journal import Journal
+from appliance.recording.journal import Journal, clip
 from appliance.recording.records import Answered, Commanded, Decided, Passed
 
 # A worker keeps this many verdicts; past it the whole cache is dropped, which costs one decision per live statement.
@@ -310,7 +310,7 @@ _OUTCOMES: dict[type[Verdict], str] = {Forward: "forward", Hold: "hold", Refuse:
 def _shown_parameter(parameter: Parameter, is_hidden: bool) -> str | None:
     if is_hidden and parameter.text is not None:
         return HIDDEN
-    return parameter.shown
+    return None if parameter.shown is None else clip(parameter.shown)
 
 
 def _effect_texts(effects: frozenset[Effect]) -> tuple[str, ...]:
