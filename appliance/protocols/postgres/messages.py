@@ -930,8 +930,7 @@ class ParameterStatus:
 
 @dataclass(frozen=True, slots=True)
 class NegotiateProtocolVersion:
-    """The newest minor version spoken, and the `_pq_.` options not known. `version` is as the server of the day writes
-    it: the bare minor number up to PostgreSQL 17, the whole version word from 18 on."""
+    """The newest version spoken, as the whole version word (0x30000 for 3.0), and the `_pq_.` options not known."""
 
     version: int
     options: tuple[str, ...] = ()
