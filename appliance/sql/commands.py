@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pglast.enums import (
+    A_Expr_Kind,
     DefElemAction,
     DiscardMode,
     FetchDirection,
@@ -110,6 +111,7 @@ class Commands(Definitions):
             return found
         if _is_path_call(node):
             return self._path_by_select(node)
+        self._setting_name = _sought_setting(node)
         return Found(outputs=self._outputs(self.select(node, None)))
 
     def _outputs_or_none(self, columns: list[Column] | None) -> tuple[Output, ...] | None:
@@ -134,6 +136,11 @@ class Commands(Definitions):
         return Found(outputs=self._outputs_or_none(self.merge(node, None)))
 
     # --- settings
+
+    _setting_name: str | None = None
+
+    def only_setting(self, node: Any, scope: Scope) -> str | None:
+        return self._setting_name if self._names_listed_setting(node, scope) else None
 
     def _path_by_select(self, node: Any) -> Found:
         call = node.targetList[0].val
@@ -691,6 +698,24 @@ def _is_path_call(node: Any) -> bool:
         and not call.over
         and not call.agg_order
     )
+
+
+def _sought_setting(node: Any) -> str | None:
+    """The name of the setting in `SELECT set_config(name, 'constant', …) FROM pg_settings WHERE name = 'constant'`, as
+    pg_dump asks for one that the server may not have; None for anything else."""
+    if len(node.targetList or ()) != 1 or len(node.fromClause or ()) != 1 or node.withClause is not None:
+        return None
+    call, source, condition = node.targetList[0].val, node.fromClause[0], node.whereClause
+    if type(call) is not ast.FuncCall or type(source) is not ast.RangeVar or type(condition) is not ast.A_Expr:
+        return None
+    if [type(argument) for argument in call.args or ()] != [ast.ColumnRef, ast.A_Const, ast.A_Const]:
+        return None
+    if condition.kind != A_Expr_Kind.AEXPR_OP or strings(condition.name) != ("=",):
+        return None
+    left, right = condition.lexpr, condition.rexpr
+    if type(left) is not ast.ColumnRef or left != call.args[0] or type(right) is not ast.A_Const or right.isnull:
+        return None
+    return right.val.sval if type(right.val) is ast.String else None
 
 
 def _truth(option: Any) -> bool:

@@ -308,6 +308,10 @@ class Definitions(Queries):
                 self.expression(node.raw_expr, scope)
         if node.where_clause is not None:
             self.expression(node.where_clause, scope)
+        # Rows that are there already are checked, and the error's text shows a value that fails.
+        keys = {*strings(node.keys or ()), *strings(node.fk_attrs or ()), *fields}
+        if scope.entries:
+            self.use_all([column for column in scope.entries[0].columns if column.name in keys], Use.COMPUTE)
         for element, operator in node.exclusions or ():
             if element.expr is not None:
                 self.expression(element.expr, scope)
@@ -318,8 +322,8 @@ class Definitions(Queries):
             if own and self._existing(node.pktable) is None:
                 return
             parent = self.relation(node.pktable)
-            keys = frozenset(strings(node.pk_attrs or ()))
-            self.touched.add(Effect(Action.READ, table(parent.schema, parent.name), keys, Use.COMPUTE))
+            referred = frozenset(strings(node.pk_attrs or ()))
+            self.touched.add(Effect(Action.READ, table(parent.schema, parent.name), referred, Use.COMPUTE))
 
     def create_table_as(self, node: Any) -> Found:
         query = node.query
@@ -398,7 +402,6 @@ class Definitions(Queries):
         if any(column.name == added.name for column in relation.columns):
             return relation if command.missing_ok else None
         column = replace(added, number=max((c.number for c in relation.columns), default=0) + 1)
-        # OID 0: what is remembered of the relation by its OID is older than this column.
         return replace(relation, columns=(*relation.columns, column))
 
     def _alteration(self, command: Any, scope: Scope, path: tuple[str, str]) -> None:
@@ -444,6 +447,9 @@ class Definitions(Queries):
         if node.whereClause is not None:
             self.expression(node.whereClause, scope)
         marks: dict[str, Scalar] = {"opaque": True} if opaque else {}
+        if node.unique:
+            # A value that stands there twice is in the text of the error.
+            self.use_all([column for column in scope.entries[0].columns if column.name in fields], Use.COMPUTE)
         self.touched.add(marked(Action.CREATE, Kind.INDEX, (relation.schema, node.idxname or ""), marks))
         for each in (relation, *self._below(relation)):
             self.touched.add(
@@ -661,16 +667,22 @@ class Definitions(Queries):
         while waiting:
             below = waiting.pop()
             kind = type(below)
-            if kind in (ast.SelectStmt, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt):
-                self.use_all(self.query(below, Scope()), Use.COMPUTE)
-                continue
+            depth = self.depth
+            try:
+                if kind in (ast.SelectStmt, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt):
+                    self.use_all(self.query(below, Scope()), Use.COMPUTE)
+                    continue
+                if kind is ast.FuncCall:
+                    names = strings(below.funcname)
+                    self.called(below, names[-2] if len(names) > 1 else None, names[-1], plain=False)
+            except TroubleError:
+                # It may refer to what only the new object will have: NEW, an argument.
+                self.depth = depth
+                self.unknown("a part of this definition could not be read")
             if kind is ast.RangeVar:
                 relation = self._existing(below)
                 if relation is not None:
                     self.touched.scan(table(relation.schema, relation.name))
-            elif kind is ast.FuncCall:
-                names = strings(below.funcname)
-                self.called(below, names[-2] if len(names) > 1 else None, names[-1], plain=False)
             waiting.extend(children(below))
 
 

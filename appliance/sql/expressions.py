@@ -218,9 +218,11 @@ class Expressions:
                 return Column(names[1])
             raise self.trouble(node, "42P01", f'missing FROM-clause entry for table "{names[-2]}"')
         found = _in_entry(entry, names[-1])
-        if found is not None:
+        if found is not None and not entry.open:
             return found
         if entry.open:
+            self.use_all(entry.columns, Use.COMPUTE)
+            self._maybe_calls(node, names[-1])
             return Column(names[-1])
         return self._projected(node, entry, names[-1])
 
@@ -233,6 +235,8 @@ class Expressions:
         return Column(name)
 
     def _find_bare(self, node: Any, name: str, scope: Scope) -> Column | Entry:
+        # Where something in FROM may have other columns than those we know, everything that the name could mean instead
+        # is counted as computed with, and no value is followed.
         maybe_open = False
         level: Scope | None = scope
         while level is not None:
@@ -243,27 +247,28 @@ class Expressions:
                 maybe_open |= entry.open
                 for column in entry.columns:
                     if column.name == name:
-                        if found is not None:
+                        if found is not None and not maybe_open:
                             raise self.trouble(node, "42702", f'column reference "{name}" is ambiguous')
+                        if found is not None:
+                            self.use(found, Use.COMPUTE)
                         found = column
             if found is None and name in _SYSTEM_COLUMNS:
                 for entry in level.entries:
                     if entry.unqualified and entry.relation is not None:
                         found = _in_entry(entry, name)
             if found is not None:
-                if maybe_open:  # It may as well be a column of what we do not know in full, so no value is followed.
-                    self.use(found, Use.COMPUTE)
-                    return Column(name)
-                return found
+                if not maybe_open:
+                    return found
+                self.use(found, Use.COMPUTE)
             level = level.parent
-        entry_found = self.entry(None, name, scope)
-        if entry_found is not None and not maybe_open:
-            return entry_found
-        if name in self.arguments:
-            return Column(name)
+        whole = self.entry(None, name, scope)
         if maybe_open:
-            if entry_found is not None:
-                self.use_all(entry_found.columns, Use.COMPUTE)
+            if whole is not None:
+                self.use_all(whole.columns, Use.COMPUTE)
+            return Column(name)
+        if whole is not None:
+            return whole
+        if name in self.arguments:
             return Column(name)
         raise self.trouble(node, "42703", f'column "{name}" does not exist')
 
@@ -422,11 +427,13 @@ class Expressions:
         if schema in (None, "pg_catalog"):
             special = _SPECIAL.get(name)
             if special is not None and not self.state.functions(schema, name):
-                special(self, node)
+                special(self, node, scope)
                 return plain
         if name == "json_object" and schema == "pg_catalog" and self.catalogue.server_version < 160_000:
             # The grammar writes this name in full itself; to an older server it is a name like any other.
             schema = None
+        if name == "system_user" and schema == "pg_catalog" and self.catalogue.server_version < 160_000:
+            self.unknown("SYSTEM_USER is newer than the server, which takes it for a column")
         return self.called(node, schema, name, plain=plain)
 
     def called(self, node: Any, schema: str | None, name: str, *, plain: bool) -> bool:
@@ -498,14 +505,14 @@ class Expressions:
         key = ("function", function.oid, path)
         memory = self.catalogue.memory
         # With tables that only this session has, names in the body may mean something else.
-        may_keep = not self.state.made and not self.bodies
+        may_keep = not self.state.made
         if may_keep and key in memory:
             kept: Touched | None = memory[key]
             return kept
         state = self.state.copy()
         state.path = path
         touched = self.body(function.source, state, function.oid, frozenset(function.argument_names), function.name)
-        if may_keep:
+        if may_keep and (touched.is_clear() or not self.bodies):
             if len(memory) > _BODIES_KEPT_MAX:
                 memory.clear()
             memory[key] = touched
@@ -523,13 +530,17 @@ class Expressions:
         """An expression of a table's or a type's own definition (a default, a check, a policy) is evaluated."""
         key = ("expression", text, relation.oid if relation is not None else 0)
         memory = self.catalogue.memory
-        may_keep = (relation is None or bool(relation.oid)) and not self.bodies
+        may_keep = relation is None or self.is_lasting(relation)
         touched: Touched | None = memory.get(key) if may_keep else None
         if touched is None:
             touched = self.owned_reading(text, relation)
-            if may_keep:
+            if may_keep and (touched.is_clear() or not self.bodies):
                 memory[key] = touched
         self.touched.take_computed(touched)
+
+    def is_lasting(self, relation: Relation) -> bool:
+        """Whether a relation is as the catalogue has it, so that what is worked out of it may be kept."""
+        return self.catalogue.relation_by_oid.get(relation.oid) is relation
 
     def owned_reading(self, text: str, relation: Relation | None) -> Touched:
         """What evaluating an expression of the catalogue's does."""
@@ -557,8 +568,13 @@ class Expressions:
 
     # --- functions of the system that mean something of their own
 
-    def _set_config(self, node: Any) -> None:
+    def _set_config(self, node: Any, scope: Scope) -> None:
         name, value = _text_argument(node, 0), _text_argument(node, 1)
+        if name is None:
+            name = self.only_setting(node.args[0], scope) if node.args else None
+        harmless = name is not None and system.setting_class(name) == "harmless"
+        if harmless and value is None and len(node.args or ()) > 1 and type(node.args[1]) is ast.ParamRef:
+            value = ""  # harmless with any value
         if name is None or value is None or len(node.args or ()) != 3:
             self.unknown("set_config with a name or value that is not a constant", Kind.FUNCTION, "pg_catalog", "set_config")
             return
@@ -573,16 +589,35 @@ class Expressions:
         else:
             self.touched.add(effect(Action.ADMIN, Kind.SETTING, name.lower()))
 
+    def only_setting(self, node: Any, scope: Scope) -> str | None:  # noqa: ARG002
+        """The name of the one setting that a reference to pg_settings.name can show; None where that cannot be told."""
+        return None
+
     def set_path_by_call(self, node: Any, value: str) -> None:  # noqa: ARG002
         """The search path is changed by a call inside a query."""
         self.unknown("the search path is changed inside a query", Kind.FUNCTION, "pg_catalog", "set_config")
 
-    def _current_setting(self, node: Any) -> None:
+    def _current_setting(self, node: Any, scope: Scope) -> None:
+        if node.args and self._names_listed_setting(node.args[0], scope):
+            return
         name = _text_argument(node, 0)
         if name is None or not system.is_readable_setting(name):
             self.unknown("this setting may hold anything", Kind.FUNCTION, "pg_catalog", "current_setting")
 
-    def _sequence(self, node: Any) -> None:
+    def _names_listed_setting(self, node: Any, scope: Scope) -> bool:
+        """Whether this is pg_settings.name, whose rows leave settings that users made up out."""
+        if type(node) is not ast.ColumnRef or type(node.fields[-1]) is not ast.String:
+            return False
+        found = self.find(node, scope)
+        return isinstance(found, Column) and any(
+            entry.relation is not None
+            and (entry.relation.schema, entry.relation.name) == ("pg_catalog", "pg_settings")
+            and any(column is found for column in entry.columns)
+            and {source.field for source in found.sources} == {"name"}
+            for entry in scope.entries
+        )
+
+    def _sequence(self, node: Any, scope: Scope) -> None:  # noqa: ARG002
         function = node.funcname[-1].sval
         if self.owned:
             return  # A default's own sequence is part of inserting a row.
@@ -600,7 +635,7 @@ class Expressions:
         action = Action.READ if function in ("currval", "pg_sequence_last_value") else Action.UPDATE
         self.touched.add(effect(action, Kind.SEQUENCE, relation.schema, relation.name))
 
-    def _notify(self, node: Any) -> None:
+    def _notify(self, node: Any, scope: Scope) -> None:  # noqa: ARG002
         channel = _text_argument(node, 0)
         if channel is None:
             self.unknown("which channel is notified is not a constant", Kind.FUNCTION, "pg_catalog", "pg_notify")
@@ -803,7 +838,7 @@ _BETWEEN = frozenset(
     }
 )
 
-_Special = Callable[[Expressions, Any], None]
+_Special = Callable[[Expressions, Any, Scope], None]
 
 _SPECIAL: dict[str, _Special] = {
     "set_config": Expressions._set_config,

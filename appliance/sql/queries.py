@@ -488,7 +488,7 @@ class Queries(Expressions):
     def columns(self, relation: Relation, *, descend: bool = True) -> list[Column]:
         """The columns of a relation with themselves, and the same of its kin, as sources."""
         key = ("columns", relation.oid, descend)
-        kept: list[Column] | None = self.catalogue.memory.get(key) if relation.oid else None
+        kept: list[Column] | None = self.catalogue.memory.get(key) if self.is_lasting(relation) else None
         if kept is None:
             family = (relation, *kin(self.catalogue, relation, descend=descend))
             kept = []
@@ -499,14 +499,14 @@ class Queries(Expressions):
                     if each is relation or any(column.name == other.name for other in each.columns)
                 )
                 kept.append(Column(column.name, sources, plain=0 < column.type_oid < _USER_OIDS, type_oid=column.type_oid))
-            if relation.oid:
+            if self.is_lasting(relation):
                 self.catalogue.memory[key] = kept
         return list(kept)
 
     def _beneath(self, relation: Relation) -> tuple[list[Column], Touched]:
         """What reading a view does, and where its columns come from."""
         key = ("view", relation.oid)
-        may_keep = bool(relation.oid) and not self.bodies
+        may_keep = self.is_lasting(relation)
         if may_keep and key in self.catalogue.memory:
             kept: tuple[list[Column], Touched] = self.catalogue.memory[key]
             return kept
@@ -529,9 +529,9 @@ class Queries(Expressions):
                     columns = found
                 else:
                     inner.touched.add(_unread(relation, "its definition has other columns"))
-        except (TroubleError, RecursionError):
+        except TroubleError:
             inner.touched.add(_unread(relation, "its definition could not be read"))
-        if may_keep:
+        if may_keep and (inner.touched.is_clear() or not self.bodies):
             self.catalogue.memory[key] = (columns, inner.touched)
         return columns, inner.touched
 
@@ -983,7 +983,7 @@ class Queries(Expressions):
                     inner.use_all(inner.query(statement, Scope()), Use.COMPUTE)
                 else:
                     inner.unknown(f"{type(statement).__name__} in the body of a function", Kind.FUNCTION, name)
-        except (TroubleError, RecursionError):
+        except TroubleError:
             inner.unknown("the body of a function could not be read", Kind.FUNCTION, name)
         return inner.touched
 

@@ -8,6 +8,7 @@ arguments.
 from __future__ import annotations
 
 COLUMNS: dict[str, tuple[str, ...]] = {
+    "pg_input_error_info": ("message", "detail", "hint", "sql_error_code"),
     "aclexplode": (
         "grantor",
         "grantee",

@@ -45,6 +45,10 @@ class Touched:
             self.reads.setdefault((thing, None if use is None else Use.COMPUTE), set()).update(fields)
         self.effects |= other.effects
 
+    def is_clear(self) -> bool:
+        """Whether all of it was understood."""
+        return not any(effect.action is Action.UNKNOWN for effect in self.effects)
+
     def finished(self, **attributes: Scalar) -> frozenset[Effect]:
         """All effects; reads carry `attributes`."""
         marks = tuple(sorted(attributes.items()))
