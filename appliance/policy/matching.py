@@ -10,26 +10,30 @@ from dataclasses import dataclass
 
 from appliance.effects import Action, Effect, Kind, Scalar, Use
 from appliance.parties import Phase, Principal, Scope
-from appliance.policy.names import NamePattern, PathPattern, match_any
+from appliance.policy.names import NameSet, PathSet
 
 # Effects of these actions without fields touch no field at all (a count, a lock); every other one acts on whole rows.
 _TOUCHING_NO_FIELD = frozenset({Action.READ, Action.CONNECT})
 
 
+_NO_NAMES = NameSet()
+_NO_PATHS = PathSet()
+
+
 @dataclass(frozen=True, slots=True)
 class Who:
-    """Callers a rule is for. An empty tuple or set asks nothing; of several, all must fit."""
+    """Callers a rule is for. An empty set asks nothing; of several, all must fit."""
 
-    agents: tuple[NamePattern, ...] = ()
+    agents: NameSet = _NO_NAMES
     phases: frozenset[Phase] = frozenset()
-    groups: tuple[NamePattern, ...] = ()
+    groups: NameSet = _NO_NAMES
 
     def includes(self, principal: Principal) -> bool:
         """True where the rule is for that caller."""
         return (
-            (not self.agents or match_any(self.agents, principal.agent))
+            (not self.agents or self.agents.matches(principal.agent))
             and (not self.phases or principal.phase in self.phases)
-            and (not self.groups or any(match_any(self.groups, group) for group in principal.groups))
+            and (not self.groups or any(self.groups.matches(group) for group in principal.groups))
         )
 
 
@@ -37,16 +41,16 @@ class Who:
 class Where:
     """Places a rule is for. A place that has no database is not one of any `databases`."""
 
-    resources: tuple[NamePattern, ...] = ()
-    protocols: tuple[NamePattern, ...] = ()
-    databases: tuple[NamePattern, ...] = ()
+    resources: NameSet = _NO_NAMES
+    protocols: NameSet = _NO_NAMES
+    databases: NameSet = _NO_NAMES
 
     def includes(self, scope: Scope) -> bool:
         """True where the rule is for that place."""
         return (
-            (not self.resources or match_any(self.resources, scope.resource))
-            and (not self.protocols or match_any(self.protocols, scope.protocol))
-            and (not self.databases or (scope.database is not None and match_any(self.databases, scope.database)))
+            (not self.resources or self.resources.matches(scope.resource))
+            and (not self.protocols or self.protocols.matches(scope.protocol))
+            and (not self.databases or (scope.database is not None and self.databases.matches(scope.database)))
         )
 
 
@@ -80,9 +84,9 @@ class Matcher:
     actions: frozenset[Action]
     covered: frozenset[Action]
     kinds: frozenset[Kind] = frozenset()
-    objects: tuple[PathPattern, ...] = ()
-    excepted: tuple[PathPattern, ...] = ()
-    fields: tuple[NamePattern, ...] | None = None
+    objects: PathSet = _NO_PATHS
+    excepted: PathSet = _NO_PATHS
+    fields: NameSet | None = None
     uses: frozenset[Use] = frozenset()
     attributes: tuple[AttributeTest, ...] = ()
     names_opaque: bool = False
@@ -98,7 +102,7 @@ class Matcher:
         if self.fields is None:
             return True
         if effect.fields:
-            return any(match_any(self.fields, name) for name in effect.fields)
+            return bool(self.fields.matching(effect.fields))
         return touches_all_fields(effect)
 
     def covered_fields(self, effect: Effect) -> frozenset[str] | None:
@@ -114,24 +118,19 @@ class Matcher:
             return effect.fields
         if not effect.fields:
             return effect.fields if self.covers_counts and not touches_all_fields(effect) else None
-        fields = self.fields
-        return frozenset(name for name in effect.fields if match_any(fields, name)) or None
+        return self.fields.matching(effect.fields) or None
 
     def _concerns(self, effect: Effect, actions: frozenset[Action]) -> bool:
         thing = effect.thing
         if effect.action not in actions or (self.kinds and thing.kind not in self.kinds):
             return False
-        if self.objects and not _names_path(self.objects, thing.path):
+        if self.objects and not self.objects.matches(thing.path):
             return False
-        if self.excepted and _names_path(self.excepted, thing.path):
+        if self.excepted and self.excepted.matches(thing.path):
             return False
-        return all(test.fits(effect.attribute(test.name)) for test in self.attributes)
+        return not self.attributes or all(test.fits(effect.attribute(test.name)) for test in self.attributes)
 
 
 def touches_all_fields(effect: Effect) -> bool:
     """True for an effect without fields that is about the whole thing (drop, truncate, a value read as one piece)."""
     return not effect.fields and (effect.use is not None or effect.action not in _TOUCHING_NO_FIELD)
-
-
-def _names_path(patterns: tuple[PathPattern, ...], path: tuple[str, ...]) -> bool:
-    return any(pattern.matches(path) for pattern in patterns)

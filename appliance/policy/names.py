@@ -20,10 +20,6 @@ class NamePattern:
     def is_exact(self) -> bool:
         return len(self.pieces) == 1
 
-    @property
-    def matches_all(self) -> bool:
-        return not any(self.pieces) and not self.is_exact
-
     def matches(self, name: str) -> bool:
         """True where the whole name is of this form. Linear in the name for each star; no pattern can make it worse."""
         pieces = self.pieces
@@ -47,6 +43,13 @@ class PathPattern:
 
     parts: tuple[NamePattern, ...] | None
 
+    @property
+    def exact_path(self) -> tuple[str, ...] | None:
+        """The one path this matches, where it has no star."""
+        if self.parts is None or not all(part.is_exact for part in self.parts):
+            return None
+        return tuple(part.pieces[0] for part in self.parts)
+
     def matches(self, path: tuple[str, ...]) -> bool:
         """True where every part matches the part in its place and there are as many."""
         parts = self.parts
@@ -55,6 +58,52 @@ class PathPattern:
         if len(parts) != len(path):
             return False
         return all(pattern.matches(part) for pattern, part in zip(parts, path, strict=True))
+
+
+class NameSet:
+    """Several patterns for plain names. Exact ones are looked up, because most are exact and rules are asked for every
+    effect. An empty set matches nothing."""
+
+    __slots__ = ("_exact", "_patterns")
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        patterns = [parse_name(text) for text in texts]
+        self._exact = frozenset(pattern.pieces[0] for pattern in patterns if pattern.is_exact)
+        self._patterns = tuple(pattern for pattern in patterns if not pattern.is_exact)
+
+    def __bool__(self) -> bool:
+        return bool(self._exact or self._patterns)
+
+    def matches(self, name: str) -> bool:
+        """True where one of the patterns matches."""
+        return name in self._exact or any(pattern.matches(name) for pattern in self._patterns)
+
+    def matching(self, names: frozenset[str]) -> frozenset[str]:
+        """Those of the names that one of the patterns matches."""
+        found = names & self._exact
+        if self._patterns and len(found) < len(names):
+            found |= {name for name in names - found if any(pattern.matches(name) for pattern in self._patterns)}
+        return found
+
+
+class PathSet:
+    """Several patterns for paths, like NameSet."""
+
+    __slots__ = ("_exact", "_patterns")
+
+    def __init__(self, patterns: Iterable[PathPattern] = ()) -> None:
+        listed = list(patterns)
+        self._exact = frozenset(path for pattern in listed if (path := pattern.exact_path) is not None)
+        self._patterns = tuple(pattern for pattern in listed if pattern.exact_path is None)
+
+    def __bool__(self) -> bool:
+        return bool(self._exact or self._patterns)
+
+    def matches(self, path: tuple[str, ...]) -> bool:
+        """True where one of the patterns matches."""
+        if path in self._exact:
+            return True
+        return bool(self._patterns) and any(pattern.matches(path) for pattern in self._patterns)
 
 
 def parse_name(text: str) -> NamePattern:
@@ -88,11 +137,6 @@ def parse_path(text: str) -> PathPattern:
         if text[at] != ".":
             raise ValueError("something behind a closing quote that is no dot")
         at += 1
-
-
-def match_any(patterns: Iterable[NamePattern], name: str) -> bool:
-    """True where one of the patterns matches."""
-    return any(pattern.matches(name) for pattern in patterns)
 
 
 def _quoted_part(text: str, at: int) -> tuple[str, int]:

@@ -16,7 +16,7 @@ from appliance.errors import SettingError, SettingErrors
 from appliance.masking.detectors import pattern_fault
 from appliance.parties import Phase
 from appliance.policy.matching import AttributeTest, Matcher, Where, Who
-from appliance.policy.names import NamePattern, PathPattern, parse_name, parse_path
+from appliance.policy.names import NameSet, PathPattern, PathSet, parse_path
 from appliance.policy.rules import FieldMasking, Policy, Rule, Verb
 
 # Kinds of mask that leave some characters to be seen; only there does `keep` mean anything.
@@ -84,7 +84,7 @@ class _Reader:
                     masks.append(
                         FieldMasking(
                             self._paths(item["objects"], (*here, number, "objects")),
-                            _names(item["fields"]) if "fields" in item else None,
+                            NameSet(item["fields"]) if "fields" in item else None,
                             mask,
                             item.get("compare", "allow") == "allow",
                         )
@@ -116,14 +116,14 @@ class _Reader:
             kinds=frozenset(Kind(word) for word in raw.get("kinds", ())),
             objects=self._paths(raw.get("objects", ()), (*path, "objects")),
             excepted=self._paths(raw.get("except", ()), (*path, "except")),
-            fields=_names(raw["fields"]) if "fields" in raw else None,
+            fields=NameSet(raw["fields"]) if "fields" in raw else None,
             uses=frozenset(Use(word) for word in raw.get("uses", ())),
             attributes=attributes,
             names_opaque=any(test.name == "opaque" and True in test.values for test in attributes),
             covers_counts=verb is Verb.ALLOW,
         )
 
-    def _paths(self, raw: Sequence[str], path: Path) -> tuple[PathPattern, ...]:
+    def _paths(self, raw: Sequence[str], path: Path) -> PathSet:
         found: list[PathPattern] = []
         for number, text in enumerate(raw):
             try:
@@ -136,7 +136,7 @@ class _Reader:
                         'a dotted name, such as public.payroll or public."a.b"',
                     )
                 )
-        return tuple(found)
+        return PathSet(found)
 
     def _mask(self, raw: dict[str, Any], path: Path) -> Mask:
         kind: str = raw["kind"]
@@ -168,18 +168,14 @@ class _Reader:
 
 def _who(raw: dict[str, Any]) -> Who:
     return Who(
-        _names(raw.get("agents", ())),
+        NameSet(raw.get("agents", ())),
         frozenset(Phase(word) for word in raw.get("phases", ())),
-        _names(raw.get("groups", ())),
+        NameSet(raw.get("groups", ())),
     )
 
 
 def _where(raw: dict[str, Any]) -> Where:
-    return Where(_names(raw.get("resources", ())), _names(raw.get("protocols", ())), _names(raw.get("databases", ())))
-
-
-def _names(raw: Iterable[str]) -> tuple[NamePattern, ...]:
-    return tuple(parse_name(text) for text in raw)
+    return Where(NameSet(raw.get("resources", ())), NameSet(raw.get("protocols", ())), NameSet(raw.get("databases", ())))
 
 
 def _attribute(name: str, raw: Scalar | list[Scalar] | dict[str, int]) -> AttributeTest:

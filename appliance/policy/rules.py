@@ -26,7 +26,7 @@ from appliance.decisions import (
 from appliance.effects import Action, Effect, Kind, Use
 from appliance.parties import Principal, Scope
 from appliance.policy.matching import Matcher, Where, Who, touches_all_fields
-from appliance.policy.names import NamePattern, PathPattern, match_any
+from appliance.policy.names import NameSet, PathSet
 
 # A worker meets few callers and places; past this many pairs somebody is inventing database names.
 _APPLICABLE_MAX = 1024
@@ -79,15 +79,14 @@ class FieldMasking:
     """Fields whose values are masked: of `objects` those named `fields`, or (None) all, and a thing's undivided value.
     `may_compare`: they may be tested for equality."""
 
-    objects: tuple[PathPattern, ...]
-    fields: tuple[NamePattern, ...] | None
+    objects: PathSet
+    fields: NameSet | None
     mask: Mask
     may_compare: bool = True
 
     def concerns(self, effect: Effect) -> bool:
         """True where the effect is about a thing of this masking."""
-        path = effect.thing.path
-        return any(pattern.matches(path) for pattern in self.objects)
+        return self.objects.matches(effect.thing.path)
 
     def masked_fields(self, effect: Effect) -> frozenset[str]:
         """Those of the effect's fields that are masked; "" stands for the thing's undivided value."""
@@ -97,8 +96,7 @@ class FieldMasking:
             # A read without fields of what has columns is a count or a lock; of anything else it reads the value.
             whole = effect.action is Action.READ and effect.thing.kind is not Kind.TABLE
             return frozenset({""}) if whole or touches_all_fields(effect) else frozenset()
-        fields = self.fields
-        return frozenset(name for name in effect.fields if match_any(fields, name))
+        return self.fields.matching(effect.fields)
 
 
 @dataclass(frozen=True, slots=True)
