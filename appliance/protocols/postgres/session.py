@@ -340,14 +340,18 @@ class Session:
 
     def _may_read(self, code: int) -> bool:
         """Whether a message of that type may be taken while something before it is not answered."""
-        if not self._pipeline.barriers or code == wire.TERMINATE or code in _COPY_CODES or self._is_discarding:
+        if not self._pipeline.barriers or code == wire.TERMINATE or self._is_discarding:
             return True
         copying = self._pipeline.copy_entry()
         if copying is not None and copying.copy is CopyIn.RUNNING:
             return True
-        if code in (wire.SYNC, wire.FLUSH):
+        if code in _COPY_CODES and copying is None:
+            return True  # data that comes too late; the server ignores it
+        if code in (wire.SYNC, wire.FLUSH) and (
             # While it is not known whether the server wants data, it is not known whether it would ignore a Sync.
-            return copying is None or (copying.copy is CopyIn.ENDED and copying.expected is Expected.EXECUTE)
+            copying is None or (copying.copy is CopyIn.ENDED and copying.expected is Expected.EXECUTE)
+        ):
+            return True
         if not self._pipeline.is_flushed and not self._own:
             words = _OwnWords("flush", "Flush", wire.Flush().build())
             self._own.append(words)
