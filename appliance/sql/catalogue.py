@@ -67,7 +67,8 @@ class Relation:
 class Function:
     """A function or procedure outside pg_catalog and information_schema. `volatility` is "i", "s" or "v"; `kind` is
     pg_proc.prokind; `source` is the text of a function written in SQL (pg_get_functiondef's body), else None.
-    `columns` are the names of the columns that a call in FROM shows; None where they are not known."""
+    `columns` are the names of the columns that a call in FROM shows; None where they are not known. `argument_defaults`
+    are the expressions that run for arguments left out, as the server prints them; a text may hold several."""
 
     oid: int
     schema: str
@@ -83,6 +84,7 @@ class Function:
     settings: tuple[str, ...] = ()
     extension: str | None = None
     columns: tuple[str, ...] | None = None
+    argument_defaults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,7 +176,7 @@ _FUNCTIONS = _rows(
     """p.oid::bigint, n.nspname, p.proname, p.prokind, array(select unnest(p.proargtypes)::bigint), l.lanname, p.provolatile,
     p.proretset, p.prosecdef, case when l.lanname = 'sql' then p.prosrc end,
     case when l.lanname = 'sql' and p.prosrc = '' and p.prokind in ('f', 'p') then pg_get_functiondef(p.oid) end,
-    p.proargnames, p.proargmodes, p.proconfig, e.extname, t.typrelid::bigint""",
+    p.proargnames, p.proargmodes, p.proconfig, e.extname, t.typrelid::bigint, t.typtype, pg_get_expr(p.proargdefaults, 0)""",
     "p.oid",
     f"""from pg_proc p join pg_namespace n on n.oid = p.pronamespace join pg_language l on l.oid = p.prolang
     join pg_type t on t.oid = p.prorettype
@@ -292,6 +292,8 @@ class _Function(msgspec.Struct, array_like=True):
     settings: tuple[str, ...] | None
     extension: str | None
     row: int
+    result_kind: str
+    defaults: str | None
 
 
 class _Type(msgspec.Struct, array_like=True):
@@ -423,18 +425,22 @@ def _function(each: _Function, columns: Mapping[int, list[TableColumn]]) -> Func
         tuple(name for name, mode in zip(names, modes, strict=False) if mode in "ibv"),
         each.settings or (),
         each.extension,
-        _shown_columns(names, modes, columns.get(each.row, ()) if each.row else ()),
+        _shown_columns(each, columns.get(each.row, ()) if each.row else ()),
+        () if each.defaults is None else (each.defaults,),
     )
 
 
-def _shown_columns(names: Iterable[str], modes: Iterable[str], row: Iterable[TableColumn]) -> tuple[str, ...] | None:
-    """What a call in FROM shows: its OUT, INOUT and TABLE arguments, or the columns of the row type it returns. A function
-    that returns one plain value shows it under whatever alias the call has: not known here."""
-    out = tuple(
-        name or f"column{number}"
-        for number, name in enumerate((name for name, mode in zip(names, modes, strict=False) if mode in "bot"), 1)
-    )
-    return out or tuple(column.name for column in row) or None
+# Kinds of types (pg_type.typtype) whose values are one column: base, enum, range, multirange. A domain may be over a row.
+_PLAIN_KINDS = "berm"
+
+
+def _shown_columns(each: _Function, row: Iterable[TableColumn]) -> tuple[str, ...] | None:
+    """What a call in FROM shows: its OUT, INOUT and TABLE arguments, or the columns of the row type it returns, or the one
+    value under the function's name (which gives way to an alias). None for a bare record and what stands for any type."""
+    out = tuple(name for name, mode in zip(each.names or (), each.modes or (), strict=False) if mode in "bot")
+    if out:
+        return tuple(name or f"column{number}" for number, name in enumerate(out, 1))
+    return tuple(column.name for column in row) or ((each.name,) if each.result_kind in _PLAIN_KINDS else None)
 
 
 def _body(definition: str) -> str | None:

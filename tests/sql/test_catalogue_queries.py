@@ -142,6 +142,9 @@ def odd(scratch_postgres: ScratchPostgres) -> Catalogue:
             create function shown(a int, out b int, out c text) language sql as 'select 1, ''x''';
             create function tabled(variadic a int[]) returns table(x int, y int) language sql as 'select 1, 2';
             create function pinned() returns int language sql set search_path = public as 'select 1';
+            create function formless() returns setof record language sql as 'select 1';
+            create function left_out(a int, b int default 1, c int default atomic(1, 2)) returns int
+              language sql as 'select 1';
             create function noisy() returns event_trigger language plpgsql as $$ begin end $$;
             create function fired() returns trigger language plpgsql as $$ begin return new; end $$;
             create event trigger watching on ddl_command_end execute function noisy();
@@ -205,7 +208,10 @@ def test_functions_tell_their_arguments_columns_settings_and_extension(odd: Cata
     assert function(odd, "tabled").columns == ("x", "y")
     assert function(odd, "tabled").argument_types == (1007,)
     assert function(odd, "made").columns == ("one", "two")
-    assert function(odd, "atomic").columns is None
+    assert function(odd, "atomic").columns == ("atomic",)
+    assert function(odd, "formless").columns is None
+    assert function(odd, "left_out").argument_defaults == ("1, public.atomic(1, 2)",)
+    assert function(odd, "atomic").argument_defaults == ()
     assert function(odd, "pinned").settings == ("search_path=public",)
     assert function(odd, "citext_eq").extension == "citext"
     assert function(odd, "citext_eq").language == "c"
