@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvloop
 
-from appliance.configuration import read_configuration
+from appliance.configuration import read_configuration, reread_configuration
 from appliance.control.process import run_control
 from appliance.credentials.vault import placeholder
 from appliance.flow.worker import FlowFacts, InspectorMaker, Worker
@@ -72,7 +72,7 @@ def run(table: Mapping[str, InspectorMaker], module: str) -> None:
             return [*program, *words]
 
         catch(settings.networks)
-        # The rules stay when we leave: executors are refused then, and nothing passes by. `sluicegate release` takes them back.
+        # The rules stay when we leave: executors are refused then, and nothing passes by.
         return supervise(settings, control_command, worker_command, ready)
 
     def control(configuration: Path, ready: int) -> int:
@@ -80,7 +80,7 @@ def run(table: Mapping[str, InspectorMaker], module: str) -> None:
         return run_control(settings, str(configuration), protocols, _announce(ready))
 
     def worker(configuration: Path, index: int, descriptors: tuple[int, ...], ready: int) -> int:
-        settings = read_configuration(str(configuration), protocols)
+        settings = reread_configuration(str(configuration), protocols)
         uvloop.run(_work(settings, table, index, descriptors, ready))
         return 0
 

@@ -46,12 +46,20 @@ def read_configuration(path: str, protocols: frozenset[str]) -> Settings:
     Relative paths in it start at its own folder. Raises SettingErrors with every fault of it. Files that hold secrets
     are looked at from outside only (do they exist, who may read them).
     """
+    return _read_with(_Reader, path, protocols)
+
+
+def reread_configuration(path: str, protocols: frozenset[str]) -> Settings:
+    """The same for a worker, which may not look at the files of the others and relies on who started it for them."""
+    return _read_with(_Rereader, path, protocols)
+
+
+def _read_with(kind: type[_Reader], path: str, protocols: frozenset[str]) -> Settings:
     try:
         text = read_text(path)
     except SettingError as error:
         raise SettingErrors((error,)) from None
-    document = read_checked(path, text, configuration_schema())
-    reader = _Reader(document, protocols)
+    reader = kind(read_checked(path, text, configuration_schema()), protocols)
     settings = reader.settings()
     if reader.errors:
         raise SettingErrors(tuple(sorted(reader.errors, key=lambda error: (error.line, str(error)))))
@@ -346,6 +354,16 @@ class _Reader:
 
     def _fault(self, path: Path, found: str, expected: str) -> None:
         self.errors.append(self._document.error(path, found, expected))
+
+
+class _Rereader(_Reader):
+    """Reads what has been checked before, without a look at the files it names."""
+
+    def _policy(self, text: str, path: Path) -> str:  # noqa: ARG002
+        return self._absolute(text)
+
+    def _status(self, file: str, path: Path) -> os.stat_result | None:  # noqa: ARG002
+        return None
 
 
 def _executors(raw: dict[str, Any]) -> dict[str, Any]:

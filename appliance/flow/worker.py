@@ -7,11 +7,14 @@ import os
 import secrets
 import signal
 import socket
+import struct
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -455,14 +458,18 @@ class _Arrival(asyncio.Protocol):
         self._worker = worker
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        leg = self._worker.arrive(transport)
+        accepted = cast(asyncio.Transport, transport)  # uvloop's transports do not derive from it
+        leg = None
+        try:
+            leg = self._worker.arrive(accepted)
+        except Exception:  # noqa: BLE001  the border where our own bugs end one connection, closed
+            _log("fault", trace=traceback.format_exc())
         if leg is None:
-            raw = transport.get_extra_info("socket")
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-            transport.abort()
+            raw = accepted.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            accepted.abort()
         else:
-            transport.set_protocol(leg)
+            accepted.set_protocol(leg)
 
 
 def _log(event: str, **facts: object) -> None:
