@@ -438,3 +438,31 @@ def test_a_cancel_reaches_what_runs(gateway: Open, database: str) -> None:
         assert act.data[:8] == b"\0\0\0\x10\x04\xd2\x16\x2e"
         assert act.data[8:] != driver.key
         client.until_ready()
+
+
+def test_nothing_of_a_with_hold_cursor_slips_past_its_masks(gateway: Open, database: str) -> None:
+    def policy(command: Command) -> Verdict:
+        return MASKED if "card_number" in command.text else ALLOW
+
+    with gateway(policy) as opened, RawClient(opened.port, database) as client:
+        client.ask(wire.Query("declare c cursor with hold for select card_number from customers order by id"))
+        assert "D ************1111" in client.ask(wire.Query("fetch 1 from c"))
+
+
+def test_a_statement_prepared_in_sql_is_read_by_its_text_where_it_runs(gateway: Open, database: str) -> None:
+    def policy(command: Command) -> Verdict:
+        return refuse() if _touches(command, "customers") else ALLOW
+
+    with gateway(policy) as opened, RawClient(opened.port, database) as client:
+        assert client.ask(wire.Query("prepare p as select 1"), wire.Query("execute p"))[:2] == ["C PREPARE", "Z I"]
+        client.ask(wire.Parse("q", "select 2"), wire.Sync())
+        assert client.ask(wire.Query("execute q"))[1] == "D 2"
+        client.ask(wire.Query("prepare r as select name from customers"))
+        assert client.ask(wire.Query("execute r")) == ["E 42501", "Z I"]
+        assert client.ask(wire.Bind("", "r"), wire.Execute(""), wire.Sync()) == ["E 42501", "Z I"]
+        client.ask(wire.Query("deallocate all"))
+        assert client.ask(wire.Query("execute p"))[0] in ("E 26000", "E 42501")
+
+
+def _touches(command: Command, table: str) -> bool:
+    return any(effect.thing.path[-1:] == (table,) for effect in command.effects)
