@@ -126,6 +126,7 @@ class Session:
         self._sequence = 0
         self._is_discarding = False
         self._has_left = False
+        self._copied = 0  # bytes of COPY data in the run being read
         self._asked: CatalogueQuestion | None = None
         self._is_stale = False
         self._has_asked_anew = False
@@ -323,6 +324,10 @@ class Session:
             self._message = None
             if not self._pass_housekeeping(code, payload, run, notes):
                 raise PeerError(f"a message of type {chr(code)!r} in a session")
+        if self._copied:
+            # Clients send a message for each row; what is worth keeping is how much went.
+            notes.insert(0, f"COPY data, {self._copied} bytes")
+            self._copied = 0
         if discarded:
             notes.append(f"{discarded} messages discarded up to Sync, after an error")
         if run or notes:
@@ -380,7 +385,7 @@ class Session:
                 else:
                     self._state.portals.hope(close.name, None, entry, self._sequence)
             case wire.COPY_DATA:
-                notes.append(f"COPY data, {len(payload)} bytes")
+                self._copied += len(payload)
             case wire.COPY_DONE | wire.COPY_FAIL:
                 wire.read_client(code, payload)
                 notes.append("end of COPY data" if code == wire.COPY_DONE else "COPY given up by the client")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from appliance.decisions import FieldMask, Forward, Mask, Obligations, Refuse, Verdict
 from appliance.effects import Kind, Thing
 from appliance.errors import AmendmentError, PeerError
-from appliance.events import Command, Finished, Left, NotUnderstood, Own
+from appliance.events import Command, Finished, Left, NotUnderstood, Own, Passage
 from appliance.parties import Side
 from appliance.protocols.inspector import CatalogueQuestion, Question
 from appliance.protocols.postgres import messages as wire
@@ -491,3 +491,52 @@ def test_any_bytes_give_events_or_a_peer_error(
                 driver.settle(ALLOW)
         driver.end(CLIENT)
         driver.end(TARGET)
+
+
+def test_rows_of_copy_data_are_noted_as_one_amount() -> None:
+    driver = session(allow)
+    driver.receive(CLIENT, query("copy customers from stdin"))
+    driver.receive(TARGET, wire.CopyResponse(wire.COPY_IN_RESPONSE, 0, (0, 0, 0)).build())
+    driver.receive(CLIENT, wire.CopyData(b"1\tx\ty\n").build() * 100 + wire.CopyDone().build())
+    assert [event.note for event in driver.recorded if isinstance(event, Passage)] == [
+        "COPY data, 600 bytes; end of COPY data"
+    ]
+
+
+def test_a_hold_does_not_stop_what_the_target_still_answers() -> None:
+    driver = session(hold_delete)
+    driver.receive(CLIENT, query("select 1") + query("delete from customers"))
+    driver.receive(TARGET, ONE + READY)
+    assert short_all(driver.taken_by_client()) == ["N 01000", "T", "D 1", "C SELECT 1", "Z I"]
+
+
+def test_a_bind_that_waited_is_not_sent_once_the_target_has_failed_before_it() -> None:
+    driver = session(hold_delete)
+    driver.receive(CLIENT, P1 + B + X + wire.Parse("", "delete from customers").build() + B + X + SYNC)
+    assert driver.held is not None
+    driver.receive(TARGET, PARSED + BOUND + wire.error_response("ERROR", "22012", "division by zero"))
+    driver.taken_by_target()
+    driver.settle(ALLOW)
+    assert driver.taken_by_target() == SYNC
+    assert [(event.number, event.status) for event in driver.finished()] == [
+        (2, "ERROR 22012"),
+        (3, "SKIPPED"),
+        (4, "SKIPPED"),
+    ]
+
+
+def test_a_search_path_that_is_not_confirmed_yet_holds_back_what_it_would_change() -> None:
+    driver = session(allow)
+    driver.receive(CLIENT, query("set search_path = other") + query("select 1"))
+    assert driver.taken_by_target() == query("set search_path = other")
+    driver.receive(TARGET, done("SET") + READY)
+    assert driver.taken_by_target() == query("select 1")
+
+
+def test_in_the_extended_protocol_a_flush_of_ours_brings_the_confirmation() -> None:
+    driver = session(allow)
+    change = wire.Parse("", "set search_path = other").build() + B + X
+    driver.receive(CLIENT, change + P1 + B + X + SYNC)
+    assert driver.taken_by_target() == change + wire.Flush().build()
+    driver.receive(TARGET, PARSED + BOUND + done("SET"))
+    assert driver.taken_by_target() == P1 + B + X + SYNC
