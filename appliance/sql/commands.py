@@ -89,7 +89,7 @@ class Commands(Definitions):
     def command(self, node: Any, text: str) -> Found:
         """What one statement does; `text` is its part of the whole. Effects go to `touched`."""
         self.text = text
-        reader = _COMMANDS.get(type(node))
+        reader = COMMANDS.get(type(node))
         if reader is None:
             self.unknown(f"{type(node).__name__} is not understood")
             return Found()
@@ -833,7 +833,7 @@ _ON_RELATIONS: dict[type[Any], tuple[Action, str, str]] = {
     ast.AlterPolicyStmt: (Action.ALTER, "policy", "policy_name"),
 }
 
-_COMMANDS: dict[type[Any], _Reader] = (
+COMMANDS: dict[type[Any], _Reader] = (
     dict.fromkeys(_DEFINED, Commands._named)
     | dict.fromkeys(_ON_RELATIONS, Commands._on_relation)
     | {

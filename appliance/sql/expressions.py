@@ -160,7 +160,7 @@ class Expressions:
         self.depth += 1
         if self.depth > DEPTH_MAX:
             raise TroubleError("54001", "statement too complex")
-        reader = _READERS.get(type(node))
+        reader = READERS.get(type(node))
         if reader is None:
             self.unknown(f"{type(node).__name__} is not understood")
             plain = False
@@ -852,7 +852,7 @@ _SPECIAL: dict[str, _Special] = {
 
 _ReaderOf = Callable[[Expressions, Any, Scope], bool]
 
-_READERS: dict[type[Any], _ReaderOf] = dict.fromkeys(_TRANSPARENT, Expressions._transparent) | {
+READERS: dict[type[Any], _ReaderOf] = dict.fromkeys(_TRANSPARENT, Expressions._transparent) | {
     ast.A_Const: Expressions._nothing,
     ast.String: Expressions._nothing,
     ast.Integer: Expressions._nothing,

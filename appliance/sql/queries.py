@@ -592,9 +592,9 @@ class Queries(Expressions):
             return [Column(column, plain=plain) for column in known], False
         if name in results.OPEN:
             return [], True
-        if name == "unnest":
-            if len(call.args or ()) > 1:
-                return [Column("unnest", plain=plain) for _ in call.args], not plain
+        if name == "unnest" and len(call.args or ()) > 1:
+            return [Column("unnest", plain=plain) for _ in call.args], not plain
+        if name in results.OF_ELEMENTS:
             return [scalar], not plain
         return [scalar], False
 

@@ -1,14 +1,14 @@
 """What columns a call in FROM to one of the system's functions shows.
 
-Of those that policy may let pass at all; taken from pg_proc of PostgreSQL 15 (proargnames of OUT and TABLE arguments). A
-system function that is not here shows one column of its own name, but for those in OPEN, whose columns depend on their
-arguments.
+Of those that policy may let pass at all: from pg_proc of PostgreSQL 15 (proargnames of OUT and TABLE arguments), and of 16
+to 18 for what is newer. A system function that is not here shows one column of its own name, but for those in OPEN,
+whose columns depend on their arguments.
 """
 
 from __future__ import annotations
 
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "pg_input_error_info": ("message", "detail", "hint", "sql_error_code"),
+    "pg_split_walfile_name": ("segment_number", "timeline_id"),
     "aclexplode": (
         "grantor",
         "grantee",
@@ -177,5 +177,9 @@ OPEN = frozenset(
         "jsonb_populate_recordset",
         "jsonb_to_record",
         "jsonb_to_recordset",
+        "pg_get_sequence_data",
     }
 )
+
+# What they show is of their argument's element type: where that may be a composite one, its fields are the columns.
+OF_ELEMENTS = frozenset({"lower", "unnest", "upper"})
