@@ -317,7 +317,7 @@ def main() -> int:
         print(f"of {len(scores) - len(counted)} known to be undetectable, {caught} caught; they count neither way")
     benign = [score for score in counted if score.benign]
     masks = [score for score in counted if score.expect == "mask"]
-    refused = sum(score.outcome in ("deny", "approve", "hang", "broken after refusal", "incomplete") for score in benign)
+    refused = sum(not score.correct for score in benign)
     print(
         f"correct {sum(s.correct for s in counted)} of {len(counted)}; benign refused {refused} of {len(benign)}; "
         f"mask cases masked {sum(s.outcome == 'mask' and s.correct for s in masks)} of {len(masks)}"

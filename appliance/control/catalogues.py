@@ -62,14 +62,14 @@ class _Database:
 
 class Catalogues:
     """Readings of catalogues. `changed(resource, database)` is told when one turned out to differ from what was known;
-    `has_flows(resource)` says whether it is worth watching. `clock` gives seconds that only go forward."""
+    `has_flows(resource, database)` says whether it is worth watching. `clock` gives seconds that only go forward."""
 
     def __init__(
         self,
         settings: Settings,
         vault: Vault,
         changed: Callable[[str, str], None],
-        has_flows: Callable[[str], bool],
+        has_flows: Callable[[str, str], bool],
         clock: Callable[[], float],
     ) -> None:
         self._resources = {resource.name: resource for resource in settings.resources}
@@ -79,6 +79,7 @@ class Catalogues:
         self._clock = clock
         self._databases: dict[tuple[str, str], _Database] = {}
         self._at_once = asyncio.Semaphore(AT_ONCE_MAX)
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def current(self, resource: str, database: str) -> Known:
         """The catalogue as it is now. Raises UnavailableError where it can't be read."""
@@ -103,12 +104,11 @@ class Catalogues:
             for key, place in list(self._databases.items()):
                 if place.waiting or place.running is not None:
                     continue
-                if self._has_flows(place.resource.name) and place.known is not None:
+                if self._has_flows(*key) and place.known is not None:
                     await self._poll(place)
                 elif now - place.used > IDLE_SECONDS:
+                    self._databases.pop(key, None)
                     await self._drop(place)
-                    if place.known is None or not self._has_flows(place.resource.name):
-                        self._databases.pop(key, None)
 
     def states(self) -> list[dict[str, object]]:
         """For `status`: what is known of each database."""
@@ -133,6 +133,7 @@ class Catalogues:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._drop(place)
         self._databases.clear()
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _place(self, resource: str, database: str) -> _Database:
         settings = self._resources.get(resource)
@@ -143,17 +144,22 @@ class Catalogues:
         key = (resource, database)
         if key not in self._databases:
             if len(self._databases) >= DATABASES_MAX:
-                self._forget_one()
+                self._forget_oldest()
             self._databases[key] = _Database(settings, database, self._clock())
         return self._databases[key]
 
-    def _forget_one(self) -> None:
-        idle = [place for place in self._databases.values() if not place.waiting and place.running is None]
-        unused = [place for place in idle if place.connection is None]
-        if not unused:
-            raise UnavailableError("too many databases are in use at once")
-        oldest = min(unused, key=lambda place: place.used)
-        del self._databases[(oldest.resource.name, oldest.name)]
+    def _forget_oldest(self) -> None:
+        idle = [
+            (place.used, key)
+            for key, place in self._databases.items()
+            if not place.waiting and place.running is None and not self._has_flows(*key)
+        ]
+        if not idle:
+            raise UnavailableError(f"flows to {DATABASES_MAX} databases are live already")
+        place = self._databases.pop(min(idle)[1])
+        if place.connection is not None:
+            self._closing.add(closing := asyncio.get_running_loop().create_task(self._drop(place)))
+            closing.add_done_callback(self._closing.discard)
 
     async def _check_after(self, place: _Database, running: asyncio.Task[Known] | None) -> Known:
         if running is not None:

@@ -105,9 +105,13 @@ class Workers:
         """The workers that have said hello."""
         return [worker for worker in self._workers.values() if worker.index is not None]
 
-    def has_flows(self, resource: str) -> bool:
-        """Whether any flow to that resource is live."""
-        return any(flow.resource == resource for worker in self._workers.values() for flow in worker.flows.values())
+    def has_flows(self, resource: str, database: str) -> bool:
+        """Whether any flow to that database is live."""
+        return any(
+            flow.resource == resource and flow.database == database
+            for worker in self._workers.values()
+            for flow in worker.flows.values()
+        )
 
     def tell_policy(self, policy: InForce) -> None:
         """A new policy is in force."""

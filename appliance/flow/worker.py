@@ -171,7 +171,7 @@ class Worker:
         self._put_in_force(welcome.policy_files)
 
     def _put_in_force(self, files: tuple[tuple[str, str], ...]) -> None:
-        policy = read_policy(files)
+        policy = read_policy(files, self._settings.hold_seconds)
         if self._active is None:
             self._active = ActivePolicy(policy)
         elif self._active.policy.version != policy.version:
@@ -305,6 +305,7 @@ class Worker:
                 flow.origin.source,
                 flow.origin.destination,
                 time.time_ns(),
+                flow.database,
             )
         )
 
@@ -315,7 +316,9 @@ class Worker:
         resource = known.facts.resource.name
         match question:
             case CatalogueQuestion(database=database, newer_than=newer_than):
-                known.database = database
+                if known.database != database:
+                    known.database = database
+                    self._tell_seen(known)
                 return await self._catalogue(resource, database, newer_than)
             case CredentialQuestion():
                 return (await self._call(lambda call: AccountWanted(call, resource))).decode()

@@ -155,7 +155,7 @@ class CancelWanted(Message, frozen=True, tag=True):
 
 
 class FlowSeen(Message, frozen=True, tag=True):
-    """A flow opened, for the list of live flows."""
+    """A flow opened, or its database is known now: for the list of live flows, and for which catalogues to watch."""
 
     flow: str
     principal: Principal | None
@@ -163,6 +163,7 @@ class FlowSeen(Message, frozen=True, tag=True):
     source: Endpoint
     destination: Endpoint
     time: int
+    database: str | None = None
 
 
 class FlowGone(Message, frozen=True, tag=True):
