@@ -44,11 +44,12 @@ def run_control(settings: Settings, configuration: str, protocols: frozenset[str
     """Run until SIGTERM or SIGINT; the exit code. `ready` is called once both sockets are served. SIGHUP reads policy and
     password files anew; the configuration itself is read at the start alone."""
     try:
-        uvloop.run(_Control(settings, configuration, protocols).run(ready))
+        control = _Control(settings, configuration, protocols)
+        uvloop.run(control.run(ready))
     except SluicegateError as error:
         print(f"control can't start: {error}", file=sys.stderr, flush=True)
         return 1
-    return 0
+    return 1 if control.has_failed else 0
 
 
 def workers_socket(settings: Settings) -> str:
@@ -71,6 +72,7 @@ class _Control:
         self._started = time.time()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
+        self.has_failed = False
         state = Path(settings.state)
         places = Places(state)
         if not places.recording.is_dir():
@@ -153,6 +155,7 @@ class _Control:
         if not task.cancelled() and (fault := task.exception()) is not None:
             # Our own mistake. Nothing can be trusted to go on rightly, and the supervisor starts us anew.
             asyncio.get_running_loop().call_exception_handler({"message": "a duty of control ended", "exception": fault})
+            self.has_failed = True
             self._stopping.set()
 
     # By the clock.

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -55,6 +56,7 @@ from tests.scratch_postgres import ScratchPostgres
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20.0
+USER_OF_NO_CONFIGURATION = 64999
 
 # The configuration forbids workers to be root; these tests are their own workers, whoever runs them.
 HOST = """
@@ -119,10 +121,10 @@ class Hosted:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self._command(words), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
-    async def command(self, *words: str) -> tuple[int, str, str]:
+    async def command(self, *words: str, user: int | None = None) -> tuple[int, str, str]:
         """The command line, run while this test goes on as a worker: exit code, output, errors."""
         process = await asyncio.create_subprocess_exec(
-            *self._command(words), cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            *self._command(words), cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, user=user
         )
         output, errors = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode is not None
@@ -212,7 +214,7 @@ def hosted(folder: Path, scratch_postgres: ScratchPostgres) -> Iterator[Hosted]:
                 "credentials": {"owner": {"user": "postgres", "password": {"file": str(folder / "password")}}},
                 "networks": {"executors": {"interfaces": ["lo"]}},
                 "policies": [str(folder / "policies")],
-                "approvers": {"root": {"groups": ["dba"]}},
+                "approvers": {"root": {"groups": ["dba"]}, "nobody": {"groups": ["security"]}},
                 "appliance": {
                     "state": str(folder / "state"),
                     "run": str(folder / "run"),
@@ -299,7 +301,7 @@ def test_another_user_is_turned_away_at_both_sockets(hosted: Hosted, name: str) 
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(hosted.folder / "run" / name)],
-        user=65534,
+        user=USER_OF_NO_CONFIGURATION,
         capture_output=True,
         text=True,
         timeout=20,
@@ -537,6 +539,27 @@ def test_a_rejection_by_command_needs_a_reason(hosted: Hosted) -> None:
             assert (await hosted.command("approvals", "reject", approval))[0] == 2
             assert (await hosted.command("approvals", "reject", approval, "--reason", "not today"))[0] == 0
             assert (await one.hear(Settled)).reason == "not today"
+
+    run(body())
+
+
+def test_an_approver_is_known_by_the_user_that_connects_and_answers_for_its_groups_alone(hosted: Hosted) -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
+
+    async def body() -> None:
+        async with worker(hosted) as one:
+            for_dba = await hold(one, shown())
+            for_security = await hold(one, shown(2), frozenset({"security"}))
+            code, _, errors = await hosted.command("approvals", "approve", for_dba, user=nobody)
+            assert code == 1
+            assert "nobody may not answer" in errors
+            code, _, errors = await hosted.command("approvals", "show", for_dba, "--exact", user=nobody)
+            assert code == 1
+            code, _, errors = await hosted.command("policy", "reload", user=nobody)
+            assert (code, "only root" in errors) == (1, True)
+            code, output, errors = await hosted.command("approvals", "approve", for_security, user=nobody)
+            assert (code, output) == (0, f"{for_security} approved by nobody\n"), errors
+            assert await one.hear(Settled) == Settled(for_security, "approved", "nobody", frozenset({"security"}))
 
     run(body())
 
