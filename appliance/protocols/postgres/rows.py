@@ -33,6 +33,7 @@ _FIRST_USER_OID: Final = 16_384  # FirstNormalObjectId (access/transam.h)
 
 _HEADER = struct.Struct("!BI")
 _SIZE = struct.Struct("!i")
+_LENGTH = struct.Struct("!I")
 
 
 class Rows:
@@ -116,13 +117,16 @@ class Rows:
         self._sample_size += sum(len(value) for value in row if value is not None) + len(row)
 
     def _count(self, out: bytes) -> None:
-        at, end = 0, len(out)
-        while at < end:  # bounded by the bytes that are here
-            size = _HEADER.unpack_from(out, at)[1] + 1
-            if self._may_sample():
-                self._keep(self._as_texts(DataRow.read(out[at + 5 : at + size])))
-            self.count += 1
+        at, end, count = 0, len(out), 0
+        while at < end and self._may_sample():
+            size = _LENGTH.unpack_from(out, at + 1)[0] + 1
+            self._keep(self._as_texts(DataRow.read(out[at + 5 : at + size])))
             at += size
+            count += 1
+        while at < end:  # bounded by the bytes that are here; this loop is what an unmasked row costs
+            at += _LENGTH.unpack_from(out, at + 1)[0] + 1
+            count += 1
+        self.count += count
 
     def _as_texts(self, row: DataRow) -> tuple[str | None, ...]:
         texts: list[str | None] = []

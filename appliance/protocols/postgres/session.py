@@ -52,6 +52,8 @@ _UNRESOLVED: Final = frozenset({"42P01", "42703", "42883", "42704", "3F000"})
 
 _COPY_CODES: Final = frozenset({wire.COPY_DATA, wire.COPY_DONE, wire.COPY_FAIL})
 _COMMAND_CODES: Final = frozenset({wire.QUERY, wire.PARSE, wire.BIND, wire.FUNCTION_CALL})
+# What a server may say at any time.
+_ASIDES: Final = frozenset({wire.NOTICE_RESPONSE, wire.PARAMETER_STATUS, wire.NOTIFICATION_RESPONSE})
 # Answers that complete a command of the extended protocol.
 _COMPLETIONS: Final = frozenset(
     {wire.COMMAND_COMPLETE, wire.EMPTY_QUERY_RESPONSE, wire.PORTAL_SUSPENDED, wire.ERROR_RESPONSE}
@@ -903,6 +905,12 @@ class Session:
         self._last_word = (wire.error_response("FATAL", "58000", f"the gateway ends the session: {reason}"), reason)
 
     def _take_answer(self, code: int, payload: bytes) -> None:
+        head = self._pipeline.head
+        if head is not None and code not in _ASIDES:
+            if head.is_failed and code not in (wire.READY_FOR_QUERY, wire.ERROR_RESPONSE):  # a FATAL may follow
+                raise PeerError("more of an answer from the target that ended with an error")
+            if head.refusal is not None and not head.is_failed and code != wire.ERROR_RESPONSE:
+                raise PeerError("the target accepted a statement that cannot be parsed")
         match code:
             case wire.READY_FOR_QUERY:
                 self._take_ready(payload)
@@ -933,8 +941,6 @@ class Session:
                 self._give(entry, code, payload)
             case wire.PARSE_COMPLETE:
                 entry = self._answering(Expected.PARSE)
-                if entry.refusal is not None:
-                    raise PeerError("the target accepted a statement that cannot be parsed")
                 self._pipeline.pop()
                 if not entry.is_own:
                     self._state.statements.confirm(entry.name, entry.definition, entry)
@@ -998,8 +1004,6 @@ class Session:
 
     def _take_completion(self, code: int, payload: bytes, tag: str) -> None:
         entry = self._answering(Expected.QUERY, Expected.EXECUTE)
-        if entry.refusal is not None:
-            raise PeerError("the target accepted a statement that cannot be parsed")
         if len(entry.tags) < len(entry.statements):
             statement = entry.statements[len(entry.tags)]
             if statement.change is not None:
@@ -1047,7 +1051,8 @@ class Session:
             self._know_fields(entry, fields)
             self._give(entry, wire.ROW_DESCRIPTION, payload)
             return
-        assert entry.rows is not None
+        if entry.rows is None:
+            raise PeerError("rows from the target for a command that has none")
         statement = entry.statements[len(entry.tags)] if len(entry.tags) < len(entry.statements) else None
         outputs = None if statement is None else statement.outputs
         self._describe_rows(entry.rows, fields, outputs, entry.obligations)

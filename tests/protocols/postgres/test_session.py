@@ -540,3 +540,12 @@ def test_in_the_extended_protocol_a_flush_of_ours_brings_the_confirmation() -> N
     assert driver.taken_by_target() == change + wire.Flush().build()
     driver.receive(TARGET, PARSED + BOUND + done("SET"))
     assert driver.taken_by_target() == P1 + B + X + SYNC
+
+
+@pytest.mark.parametrize("answer", [ONE, READY, done("SELECT 1"), fields("a")])
+def test_a_target_that_does_not_fail_on_what_stands_for_a_refusal_ends_the_flow(answer: bytes) -> None:
+    driver = session(refuse_customers)
+    driver.receive(CLIENT, query("delete from customers"))
+    with pytest.raises(PeerError):
+        driver.receive(TARGET, answer)
+    assert driver.taken_by_client() == b""
