@@ -208,6 +208,7 @@ class People:
                 "flow": flow.flow,
                 "principal": str(flow.principal) if flow.principal else None,
                 "resource": flow.resource,
+                "database": flow.database,
                 "source": str(flow.source),
                 "destination": str(flow.destination),
                 "time": flow.time,

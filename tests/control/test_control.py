@@ -372,7 +372,9 @@ def test_a_change_from_outside_reaches_workers_that_have_flows(hosted: Hosted, s
     async def body() -> None:
         async with worker(hosted) as one:
             await one.catalogue(database)
-            one.channel.tell(FlowSeen("f", PRINCIPAL, "shop", Endpoint("10.1.0.6", 1), Endpoint("10.9.0.1", 5432), 1))
+            one.channel.tell(
+                FlowSeen("f", PRINCIPAL, "shop", Endpoint("10.1.0.6", 1), Endpoint("10.9.0.1", 5432), 1, database)
+            )
             await one.settled_before_this()
             await asyncio.to_thread(scratch_postgres.run, "create table more (id int)", database)
             assert await one.hear(CatalogueStale) == CatalogueStale("shop", database)
