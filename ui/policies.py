@@ -12,11 +12,10 @@ import click
 from appliance.configuration import configuration_schema, read_case_files, read_policy_files
 from appliance.errors import SettingErrors
 from appliance.parties import Phase, Principal, Scope
-from appliance.policy.cases import cases_schema, read_cases, run_cases
+from appliance.policy.cases import cases_schema, command_effects, read_cases, run_cases
 from appliance.policy.explanation import explain
 from appliance.policy.reading import policy_schema, read_policy
 from appliance.sql.analysis import read
-from appliance.sql.reading import SessionView
 from ui.conversation import ask_control
 from ui.recordings import printable
 
@@ -170,9 +169,8 @@ def _explain_offline(
     except SettingErrors as errors:
         raise click.ClickException(printable(str(errors))) from None
     catalogue = described.catalogue
-    reading = read(text, catalogue, SessionView(catalogue.search_path))
     principal = Principal(agent, Phase(phase), frozenset(groups), "source address")
-    explanation = explain(judged, principal, Scope(resource, "postgres", database), reading.effects)
+    explanation = explain(judged, principal, Scope(resource, "postgres", database), command_effects(text, catalogue, read))
     return explanation.text(), explanation.data()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from appliance.approvals.desk import Refusal
 from appliance.parties import Phase, Principal, Scope
+from appliance.policy.cases import command_effects
 from appliance.policy.explanation import Explanation, explain
 from appliance.policy.rules import Policy
 from appliance.settings import Settings
 from appliance.sql.analysis import read
 from appliance.sql.catalogue import Catalogue
-from appliance.sql.reading import SessionView
 
 COMMAND_CHARACTERS_MAX = 1 << 20
 
@@ -33,6 +33,5 @@ def explain_command(
         raise Refusal(f"no resource {resource} is configured")
     if len(command) > COMMAND_CHARACTERS_MAX:
         raise Refusal(f"a command to explain has at most {COMMAND_CHARACTERS_MAX} characters")
-    reading = read(command, catalogue, SessionView(catalogue.search_path))
     principal = Principal(agent, Phase(phase), known.groups, "source address")
-    return explain(policy, principal, Scope(resource, target.protocol, database), reading.effects)
+    return explain(policy, principal, Scope(resource, target.protocol, database), command_effects(command, catalogue, read))
