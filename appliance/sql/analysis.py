@@ -30,13 +30,65 @@ from appliance.sql.redaction import redact
 SERVER_VERSION_MIN = 140_000
 
 # The grammar's tree is built by recursion in C, which at some 10,000 levels of nesting runs out of stack and takes the
-# process along. A level costs at least two characters of text, so that a text this short cannot get there.
-_SHORT_MAX = 8_000
+# process along. A level costs at least two characters of text, so that a text this short cannot get near there.
+_SHORT_MAX = 4_000
 
-# In longer texts what may nest is counted first.
-_NESTING_MAX = 4_000
+# In longer texts what may nest is counted first. A fourth of what a stack of 8 MB was seen to bear.
+_NESTING_MAX = 2_000
 
-_FLAT = frozenset({"IDENT", "ICONST", "SCONST", "FCONST", "PARAM", "BCONST", "XCONST", "USCONST", "UIDENT", "NULL_P"})
+# Tokens that add no level by themselves: names, constants, and words that only stand beside one that counts.
+_FLAT = frozenset(
+    {
+        "ALL",
+        "AS",
+        "ASC",
+        "ASCII_46",
+        "BCONST",
+        "BY",
+        "DESC",
+        "FCONST",
+        "ICONST",
+        "IDENT",
+        "NULL_P",
+        "PARAM",
+        "SCONST",
+        "UIDENT",
+        "USCONST",
+        "XCONST",
+    }
+)
+
+# Levels that a bracket adds: a subscript is an expression in a node in a list.
+_OPENING = {"ASCII_40": 1, "ASCII_91": 3, "CASE": 2}
+
+# After one of these any word is a name.
+_BEFORE_NAMES = frozenset({"AS", "ASCII_46"})
+
+# What stands on both sides of these is side by side in the tree, whatever follows.
+_BESIDE = frozenset({"ASCII_44", "ASCII_59", "AND", "ELSE", "OR", "THEN", "WHEN"})
+
+# What comes before one of these in the same brackets may end up below it (a SELECT below UNION, a table below JOIN).
+_ABOVE = frozenset(
+    {
+        "EXCEPT",
+        "FROM",
+        "GROUP_P",
+        "HAVING",
+        "INTERSECT",
+        "JOIN",
+        "LIMIT",
+        "OFFSET",
+        "ON",
+        "ORDER",
+        "RETURNING",
+        "SELECT",
+        "SET",
+        "UNION",
+        "USING",
+        "VALUES",
+        "WHERE",
+    }
+)
 
 _MIXED = "the text changes the meaning of its own later part"
 
@@ -152,29 +204,46 @@ def _unfit(text: str, catalogue: Catalogue) -> Problem | None:
 
 
 def _nests_too_deeply(text: str) -> bool:
-    """Whether a long text may nest too deeply: an upper bound of the nesting, counted without recursion.
-
-    A comma, a semicolon or the end of parentheses ends what stands before it; every other token but names and constants
-    may add a level. AND and OR make lists, not levels.
-    """
+    """Whether a long text may nest too deeply: an upper bound of the nesting, counted without recursion."""
     try:
         tokens = scan(text)
     except GrammarError:
         return False  # The grammar's own scanner will say so too.
-    open_levels: list[int] = []
+    brackets: list[tuple[str, int, int, bool]] = []
+    # In the brackets we are in: where the level begins, the highest that it was, and whether an AND belongs to BETWEEN.
+    base, top, between = 0, 0, False
     level = 0
+    before = ""
     for token in tokens:
         name = token.name
-        if name in _FLAT:
+        if name in _FLAT or (before in _BEFORE_NAMES and name not in ("ASCII_40", "ASCII_41", "ASCII_91", "ASCII_93")):
+            before = name
             continue
-        if name in ("ASCII_40", "ASCII_91"):  # ( [
-            level += 1
-            open_levels.append(level)
-        elif name in ("ASCII_41", "ASCII_93"):  # ) ]
-            level = open_levels.pop() if open_levels else level
-        elif name in ("ASCII_44", "ASCII_59", "AND", "OR"):
-            level = open_levels[-1] if open_levels else 0
+        before = name
+        if name in _OPENING:
+            brackets.append((name, base, top, between))
+            level += _OPENING[name]
+            base, top, between = level, level, False
+        elif name in ("ASCII_41", "ASCII_93"):
+            # A CASE that is still open was a name.
+            kind = "CASE"
+            while kind == "CASE" and brackets:
+                level = max(level, top)
+                kind, base, top, between = brackets.pop()
+        elif name == "END_P":
+            if brackets and brackets[-1][0] == "CASE":  # Otherwise it is a name.
+                level = max(level, top)
+                _, base, top, between = brackets.pop()
+        elif name == "AND" and between:
+            between = False
+        elif name in _BESIDE:
+            top = max(top, level)
+            level = base
+        elif name in _ABOVE:
+            level = max(level, top) + 1
+            base, top, between = level, level, False
         else:
+            between |= name == "BETWEEN"
             level += 1
         if level > _NESTING_MAX:
             return True

@@ -421,6 +421,45 @@ def test_a_text_that_cannot_run_has_a_problem_and_is_unknown(shop: Catalogue, te
     assert has_unknown(reading)
 
 
+def wrapped(rounds: int, before: str, after: str) -> str:
+    """Brackets in brackets, each with more around it than nests by itself."""
+    text = "1"
+    for _ in range(rounds):
+        text = before + text + after
+    return "select " + text
+
+
+CRAMMED = [
+    wrapped(300, "(", " + 1" * 300 + ")"),
+    wrapped(300, "(", " between 1 and 2" + " is null" * 300 + ")"),
+    wrapped(300, "(select ", ", 1" + " union select 1" * 100 + ")"),
+    wrapped(300, "(case when a and b then ", " else 1 end" + " + 1" * 100 + ")"),
+    "select " + " + ".join(["a.and"] * 20_000),
+    wrapped(1500, "(select 1 as end, ", ")"),
+    wrapped(1500, "(select 1 end, ", ")"),
+    wrapped(300, "(select 1 as case, ", " + 1" * 100 + ")"),
+    wrapped(100, "(select 1 from (select ", ", 2) x" + " join b on c and d" * 100 + ")"),
+]
+
+
+@pytest.mark.parametrize("text", CRAMMED, ids=range(len(CRAMMED)))
+def test_nesting_in_nesting_does_not_get_to_the_grammar(shop: Catalogue, text: str) -> None:
+    problem = done(shop, text).problem
+    assert problem is not None
+    assert problem.sqlstate == "54001"
+
+
+def test_a_long_text_that_is_flat_is_read(shop: Catalogue) -> None:
+    for text in (
+        "insert into orders(id, note) values " + ", ".join(f"({n}, 'x' || {n})" for n in range(5000)),
+        "select id from orders where " + " or ".join(f"(id = {n} and status = 'a')" for n in range(5000)),
+        "select id from orders where id in (" + ", ".join(map(str, range(20_000))) + ")",
+        " union all ".join(["select id from orders where id between 1 and 2"] * 300),
+        "select case " + " ".join(f"when id = {n} then {n} + 1" for n in range(3000)) + " end from orders",
+    ):
+        assert done(shop, text).problem is None
+
+
 def test_the_search_path_decides_which_table_is_meant(shop: Catalogue) -> None:
     assert effects(shop, "select id from orders", search_path=("shadow", "public")) == {
         "read table shadow.orders (id) as output"
