@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -67,15 +68,39 @@ def shell(place: str, command: tuple[str, ...], as_: str | None, name: str | Non
     if not machines.exists(lab.name, Place(place)):
         raise LabError(f"lab {lab.name} is not up; ./run lab up")
     words = lab.command(place, command or ("bash", "--norc"), as_)
+    own = lab.appliance_shell() if place == Place.APPLIANCE else {}
     os.chdir("/")
-    os.execvpe(words[0], words, {**lab.environment(as_), "PS1": f"{as_ or 'root'}@{place} # "})
+    os.execvpe(words[0], words, {**lab.environment(as_), "PS1": f"{as_ or 'root'}@{place} # ", **own})
+
+
+@main.command()
+@click.option("--policies", default=None, help="Policy files or a folder of them (policies/example).")
+@_name
+def appliance(policies: str | None, name: str | None) -> NoReturn:
+    """Run the appliance in its machine until Ctrl-C."""
+    lab = Lab(name)
+    if not lab.is_up:
+        raise LabError(f"lab {lab.name} is not up; ./run lab up")
+    if policies is not None:
+        lab.configure(Path(policies).resolve())
+    elif not lab.configuration.exists():
+        lab.configure()
+    words = lab.command(Place.APPLIANCE, ("sluicegate", "up"))
+    own = lab.appliance_shell()
+    click.echo(
+        f"in another terminal: ./run lab shell executor --name {lab.name}   and: ./run lab shell appliance --name {lab.name}"
+    )
+    os.chdir("/")
+    os.execvpe(words[0], words, {**lab.environment(), **own})
 
 
 def _tell(lab: Lab) -> None:
     click.echo(f"executor   {EXECUTOR.ipv4} {EXECUTOR.ipv6}   as planner: {PLANNER.ipv4} {PLANNER.ipv6}")
     click.echo(f"appliance  {GATEWAY.ipv4} {GATEWAY.ipv6}   towards the target: {TARGET_SIDE.ipv4} {TARGET_SIDE.ipv6}")
     click.echo(f"target     {TARGET.ipv4} {TARGET.ipv6}   PostgreSQL, database {SHOP}, owner {OWNER}")
-    click.echo(f"try: ./run lab shell executor --as planner --name {lab.name} psql")
+    click.echo(
+        f"next: ./run lab appliance --name {lab.name}   then, elsewhere: ./run lab shell executor --name {lab.name} psql"
+    )
 
 
 if __name__ == "__main__":

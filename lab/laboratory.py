@@ -270,6 +270,16 @@ class Lab:
         paths = {"PYTHONPATH": str(REPOSITORY), "SLUICEGATE_CONFIGURATION": str(self.configuration)}
         return self.run_in(Place.APPLIANCE, words, environment=paths, seconds=seconds)
 
+    def appliance_shell(self) -> dict[str, str]:
+        """The environment of a person at the appliance: `sluicegate` is a command there, with this lab's configuration."""
+        commands = self.appliance_folder / "bin"
+        commands.mkdir(exist_ok=True)
+        program = commands / "sluicegate"
+        program.write_text(f'#!/bin/sh\nPYTHONPATH={REPOSITORY} exec {sys.executable} -m appliance "$@"\n')
+        program.chmod(0o755)
+        path = f"{commands}:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"
+        return {"PATH": path, "SLUICEGATE_CONFIGURATION": str(self.configuration)}
+
     def stop_appliance(self) -> None:
         """End the appliance in good order. The kernel's rules stay, so executors are refused from then on."""
         if self._appliance is not None:
