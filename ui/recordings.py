@@ -70,17 +70,19 @@ def flows(state: Path, agent: str | None, resource: str | None, since: str | Non
             _print_json(_flow_fields(flow))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("flow", "opened", "lasted", "agent", "phase", "for", "resource", "from"):
-        table.add_column(title, overflow="fold", no_wrap=title == "flow")
+    # It fits a terminal of 80 columns; the rest of a flow is in `replay` and in --json.
+    for title in ("flow", "opened", "lasted", "who", "resource"):
+        table.add_column(title, overflow="fold", no_wrap=title != "who")
     for title in ("commands", "refused", "held"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for flow in found:
         lasted = "open" if flow.closed is None else _duration(flow.closed - (flow.opened or flow.closed))
         table.add_row(
             printable(flow.flow),
-            "?" if flow.opened is None else _clock_time(flow.opened),
+            "?" if flow.opened is None else _short_time(flow.opened),
             lasted,
-            *(printable(text or "–") for text in (flow.agent, flow.phase, flow.person, flow.resource, flow.source)),
+            printable(_who(flow)),
+            printable(flow.resource or "–"),
             str(flow.commands),
             Text(str(flow.refused), "red" if flow.refused else ""),
             Text(str(flow.held), "yellow" if flow.held else ""),
@@ -376,6 +378,19 @@ def _tell_answer(record: Answered, took: int | None, head: Text, add: _Add) -> N
         head.append(f"  in {_duration(took)}", "dim")
     add("masked:", ", ".join(record.masked), "magenta")
     add("digest:", record.digest, "dim")
+
+
+def _who(flow: FlowSummary) -> str:
+    if flow.agent is None:
+        return f"nobody known, from {flow.source}"
+    return f"{flow.agent}/{flow.phase}" + (f" for {flow.person}" if flow.person else "")
+
+
+def _short_time(moment: int) -> str:
+    """The time of day in UTC, with the date where it is another day's."""
+    then = datetime.fromtimestamp(moment / 1e9, UTC)
+    today = datetime.now(UTC).date()
+    return then.strftime("%H:%M:%S" if then.date() == today else "%m-%d %H:%M")
 
 
 def _sample(record: Answered) -> Table:
