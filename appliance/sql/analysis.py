@@ -175,10 +175,10 @@ def _carried(found: Found, state: State, catalogue: Catalogue) -> bool:
         state.cursors[change.name] = change.outputs
         return True
     if isinstance(change, ChangeCatalogue):
-        for relation in change.created:
-            state.made[(relation.schema, relation.name)] = relation
         for key in change.dropped:
             state.made[key] = None
+        for relation in change.created:
+            state.made[(relation.schema, relation.name)] = relation
         return True
     if isinstance(change, DiscardAll):
         state.path = catalogue.search_path

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pglast.enums import AlterTableType, ConstrType, DropBehavior, ObjectType, RoleStmtType
+from pglast.enums import AlterTableType, ConstrType, DropBehavior, ObjectType, OnCommitAction, RoleStmtType
 
 from appliance.effects import Action, Effect, Kind, Scalar, Use, effect
 from appliance.sql.catalogue import Relation, TableColumn
@@ -216,6 +216,9 @@ class Definitions(Queries):
             form = "unlogged"
         if node.accessMethod is not None or node.tablespacename is not None or node.options:
             form = "with_options"
+        if node.oncommit not in (None, OnCommitAction.ONCOMMIT_NOOP, OnCommitAction.ONCOMMIT_PRESERVE_ROWS):
+            # It goes when the transaction ends, and its name then means another table: never one to keep as made.
+            form = "on_commit"
         if node.partspec is not None:
             form = "partitioned"
         if node.ofTypename is not None:
@@ -332,6 +335,8 @@ class Definitions(Queries):
         names = strings(node.into.colNames or ())
         labels = [names[i] if i < len(names) else column.name for i, column in enumerate(columns)]
         form = "materialized_view" if node.objtype == ObjectType.OBJECT_MATVIEW else "as"
+        if node.into.onCommit in (OnCommitAction.ONCOMMIT_DROP, OnCommitAction.ONCOMMIT_DELETE_ROWS):
+            form = "on_commit"
         return self._made_of(schema, name, form, labels, columns)
 
     def _stored(self, query: Any) -> list[Column]:
@@ -559,6 +564,11 @@ class Definitions(Queries):
                 if relation is not None:
                     for each in self._below(relation):
                         self.touched.add(effect(Action.ALTER, Kind.TABLE, each.schema, each.name, change=change))
+                    if type(node) is ast.RenameStmt and sort not in _ON_TABLES:
+                        self._defines()
+                        renamed = replace(relation, name=node.newname)
+                        gone = (relation.schema, relation.name)
+                        return Found(change=ChangeCatalogue(created=(renamed,), dropped=(gone,)))
         else:
             item = getattr(node, "object", None)
             names = _object_names(item) if item is not None else (getattr(node, "subname", None) or "",)

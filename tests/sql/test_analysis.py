@@ -485,6 +485,23 @@ def test_a_table_made_by_the_text_is_known_to_its_later_part(shop: Catalogue) ->
     assert done(shop, "drop table orders; select 1 from orders").problem is not None
 
 
+def test_a_table_that_goes_with_its_transaction_is_not_kept(shop: Catalogue) -> None:
+    for text in (
+        "create temp table customers (card_number text) on commit drop",
+        "create temp table customers on commit drop as select 'x' as card_number",
+    ):
+        assert done(shop, text).statements[0].change == ChangeCatalogue()
+
+
+def test_a_table_under_another_name_leaves_its_old_one(shop: Catalogue) -> None:
+    made = done(shop, "create temp table customers (card_number text)").statements[0].change
+    assert isinstance(made, ChangeCatalogue)
+    change = done(shop, "alter table customers rename to others", created=made.created).statements[0].change
+    assert isinstance(change, ChangeCatalogue)
+    assert change.dropped == (("pg_temp", "customers"),)
+    assert [(each.schema, each.name) for each in change.created] == [("pg_temp", "others")]
+
+
 def test_a_column_added_to_a_table_is_known_to_the_later_part(shop: Catalogue) -> None:
     text = "select note from orders; alter table orders add column extra int; select extra from orders"
     assert not has_unknown(done(shop, text))
