@@ -12,7 +12,6 @@ from pathlib import Path
 import uvloop
 
 from appliance.configuration import read_configuration, reread_configuration
-from appliance.control.process import run_control
 from appliance.credentials.vault import placeholder
 from appliance.flow.worker import FlowFacts, InspectorMaker, Worker
 from appliance.protocols.postgres.inspector import PostgresInspector
@@ -21,7 +20,7 @@ from appliance.protocols.redis.inspector import RedisInspector
 from appliance.settings import Settings
 from appliance.sql.analysis import read
 from appliance.supervision import supervise
-from kernel.gateway import catch
+from kernel.gateway import catch, check
 from ui.cli import build_cli
 
 
@@ -71,11 +70,20 @@ def run(table: Mapping[str, InspectorMaker], module: str) -> None:
             ]
             return [*program, *words]
 
+        def mend() -> tuple[str, ...]:
+            problems = check()
+            if problems:
+                catch(settings.networks)
+            return problems
+
         catch(settings.networks)
         # The rules stay when we leave: executors are refused then, and nothing passes by.
-        return supervise(settings, control_command, worker_command, ready)
+        return supervise(settings, control_command, worker_command, ready, mend)
 
     def control(configuration: Path, ready: int) -> int:
+        # Only here: what control alone needs is a third of what a worker would import before it serves.
+        from appliance.control.process import run_control
+
         settings = read_configuration(str(configuration), protocols)
         return run_control(settings, str(configuration), protocols, _announce(ready))
 

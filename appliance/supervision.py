@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from appliance.errors import UnfitKernelError
 from appliance.recording.places import lay_out
 from appliance.settings import Settings
 from kernel.origins import transparent_sockets
@@ -28,6 +29,8 @@ from kernel.origins import transparent_sockets
 ControlCommand = Callable[[int], Sequence[str]]
 # The same for a worker, made from its number, its sockets' descriptors and that descriptor.
 WorkerCommand = Callable[[int, tuple[int, ...], int], Sequence[str]]
+# Puts back what is missing of the catching, and answers what that was, a sentence each. Raises UnfitKernelError.
+Mend = Callable[[], Sequence[str]]
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG: Final = 1
@@ -39,6 +42,8 @@ _DELAY_SECONDS_MIN: Final = 0.125
 _DELAY_SECONDS_MAX: Final = 1.0
 # Before all have served once, a process that ends this often has a wrong setting and not bad luck.
 _FIRST_ENDS_MAX: Final = 3
+# Between two looks at the kernel's rules. Without them executors are not served, but nothing of theirs passes either.
+_MEND_SECONDS: Final = 1.0
 # How long children may take to end their flows in good order.
 _END_SECONDS: Final = 5.0
 # What children get to know of our environment. Their users are numbers alone, so there is no home.
@@ -63,16 +68,23 @@ class _Child:
     delay: float = 0.0
 
 
-def supervise(settings: Settings, control: ControlCommand, worker: WorkerCommand, ready: int | None = None) -> int:
+def supervise(
+    settings: Settings,
+    control: ControlCommand,
+    worker: WorkerCommand,
+    ready: int | None = None,
+    mend: Mend | None = None,
+) -> int:
     """Run the appliance's processes until SIGTERM or SIGINT, and answer the exit code: 0 after an orderly end.
 
     As root, in the network namespace whose connections are caught. SIGHUP is passed on to control. When control and all
-    workers serve for the first time, the line "ready" is written to the descriptor `ready`, which is then closed.
+    workers serve for the first time, the line "ready" is written to the descriptor `ready`, which is then closed. `mend` is
+    called every second.
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     prepare_folders(settings)
-    supervisor = _Supervisor(settings, control, worker, ready)
+    supervisor = _Supervisor(settings, control, worker, ready, mend)
     try:
         return supervisor.run()
     finally:
@@ -103,6 +115,9 @@ class _Supervisor:
     control: ControlCommand
     worker: WorkerCommand
     ready: int | None
+    mend: Mend | None = None
+    mend_due: float = 0.0
+    mend_fault: str = ""
     selector: selectors.DefaultSelector = field(default_factory=selectors.DefaultSelector)
     signals: tuple[socket.socket, ...] = ()
     children: list[_Child] = field(default_factory=list)
@@ -118,6 +133,7 @@ class _Supervisor:
         ]
         while self.exit_code is None:
             self._start_due()
+            self._mend_due()
             self._wait(self._patience())
             self._see_readiness()
         self._end_all()
@@ -153,6 +169,8 @@ class _Supervisor:
 
     def _patience(self) -> float | None:
         due = [child.due for child in self.children if child.due is not None]
+        if self.mend is not None:
+            due.append(self.mend_due)
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _wait(self, seconds: float | None) -> None:
@@ -175,6 +193,22 @@ class _Supervisor:
             elif number in (signal.SIGTERM, signal.SIGINT):
                 _log("ending", signal=signal.Signals(number).name)
                 self.exit_code = 0
+
+    def _mend_due(self) -> None:
+        if self.mend is None or time.monotonic() < self.mend_due:
+            return
+        self.mend_due = time.monotonic() + _MEND_SECONDS
+        try:
+            found = self.mend()
+        except UnfitKernelError as error:
+            # Nobody is caught and nothing passes; tried again until it works, said once.
+            if str(error) != self.mend_fault:
+                self.mend_fault = str(error)
+                _log("CANNOT CATCH EXECUTORS", reason=error)
+            return
+        self.mend_fault = ""
+        if found:
+            _log("CATCHING WAS UNDONE AND IS PUT BACK", found=" ".join(found))
 
     # One child's life.
 

@@ -84,7 +84,7 @@ class _Control:
         self._vault = Vault(settings, time.monotonic)
         authority = open_authority(own / "authority", lambda: datetime.datetime.now(datetime.UTC))
         keys = make_or_load(places)
-        self._recorder = Recorder(places, keys)
+        self._recorder = Recorder(places, keys, lambda process, reason: self._workers.distrust(process, reason))
         self._ledger = Ledger(own / "ledger.sqlite", keys.seal_key)
         self._workers = Workers(
             settings,

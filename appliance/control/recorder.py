@@ -14,12 +14,16 @@ from typing import TypeVar
 
 from appliance.control.log import log
 from appliance.errors import RecordingError
+from appliance.recording.journal import PartName
 from appliance.recording.keeper import Keeper
 from appliance.recording.keys import Keys
 from appliance.recording.places import Places
 from appliance.recording.records import Noted
 
 T = TypeVar("T")
+
+# What only a worker that was taken over, or somebody with its rights, does to a live journal.
+_TAMPERING = frozenset({"broken chain", "journal gone", "journal shrunk"})
 
 DRAIN_SECONDS = 0.1
 RETRY_SECONDS = 5.0
@@ -31,7 +35,10 @@ DRAINS_MAX = 10_000
 class Recorder:
     """Takes journals in, a few times a second and on demand."""
 
-    def __init__(self, places: Places, keys: Keys) -> None:
+    def __init__(self, places: Places, keys: Keys, distrust: Callable[[int, str], None]) -> None:
+        """`distrust` is told, in the loop's own thread, which process's journal is not what it should be, and why."""
+        self._distrust = distrust
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._places = places
         self._keys = keys
         self._thread = ThreadPoolExecutor(1, "keeper")
@@ -42,6 +49,7 @@ class Recorder:
 
     async def open(self) -> None:
         """Raises RecordingError where the recording can't go on."""
+        self._loop = asyncio.get_running_loop()
         await self._in_thread(self._open)
 
     async def keep_draining(self) -> None:
@@ -103,3 +111,6 @@ class Recorder:
             return
         self.alarms.append(f"{note.sort}: {note.text}")
         log("recording alarm", sort=note.sort, text=note.text, journal=note.journal)
+        named = PartName.read(f"{note.journal}-000001.journal")
+        if note.sort in _TAMPERING and named is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._distrust, named.process, f"{note.sort}: {note.text}")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import select
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -33,6 +36,7 @@ from appliance.ipc.messages import (
     KeyForgotten,
     KeyRegistered,
     LeafWanted,
+    Leave,
     Message,
     PolicyChanged,
     Settled,
@@ -49,11 +53,13 @@ FLOWS_PER_WORKER_MAX = 50_000
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """A worker's channel. `number` is ours, another for each channel; `index` and `process` are what it said."""
+    """A worker's channel. `number` is ours, another for each channel; `index` and `process` are what it said, `peer` is the
+    process that the kernel says it is."""
 
     number: int
     channel: Channel
     process: int
+    peer: int = 0
     index: int | None = None
     keys: dict[bytes, KeyRegistered] = field(default_factory=dict)
     flows: dict[str, FlowSeen] = field(default_factory=dict)
@@ -83,6 +89,8 @@ class Workers:
         self._workers: dict[int, Worker] = {}
         self._last_number = 0
         self._stopping = False
+        # Processes that are answered no more, each held by a descriptor so that its number is not mistaken for a later one.
+        self._distrusted: dict[int, int] = {}
         self.desk: Desk
         self.catalogues: Catalogues
 
@@ -96,8 +104,10 @@ class Workers:
         if uid != self._worker_uid:
             log("worker refused", uid=uid, pid=pid, reason="not the workers' user")
             return None
+        if self._is_distrusted(pid):
+            return None
         self._last_number += 1
-        worker = Worker(self._last_number, channel, pid)
+        worker = Worker(self._last_number, channel, pid, peer=pid)
         self._workers[worker.number] = worker
         return Callbacks(lambda message: self._take(worker, message), lambda: self._lose(worker))
 
@@ -120,6 +130,23 @@ class Workers:
     def tell_stale(self, resource: str, database: str, except_for: Worker | None = None) -> None:
         """What exists in that database is no longer what was known."""
         self._broadcast(CatalogueStale(resource, database), except_for)
+
+    def distrust(self, process: int, reason: str) -> None:
+        """Tell a worker to end, and answer it no more whether it does or not."""
+        for worker in [worker for worker in self._workers.values() if worker.peer == process]:
+            log("WORKER DISTRUSTED", index=worker.index, process=process, reason=reason)
+            if process not in self._distrusted:
+                with suppress(ProcessLookupError):
+                    self._distrusted[process] = os.pidfd_open(process)
+            worker.channel.tell(Leave(reason))
+            worker.channel.close()
+
+    def _is_distrusted(self, process: int) -> bool:
+        for known, descriptor in list(self._distrusted.items()):
+            # A descriptor of a process is readable once that has ended (pidfd_open(2)).
+            if select.select([descriptor], [], [], 0)[0]:
+                os.close(self._distrusted.pop(known))
+        return process in self._distrusted
 
     def settle(self, number: int, settled: Settled) -> None:
         """Tell a worker how an approval ended."""

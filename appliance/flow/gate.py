@@ -191,9 +191,7 @@ class Gate:
         """A hold's end, recorded before it takes effect. Raises RecordingError."""
         match answer:
             case Approved():
-                self._decided(command, answer.approval, "approved", by=answer.by)
-                self._sync(hold.obligations)
-                return Forward(hold.rule, hold.obligations, approval=answer.approval, approver=answer.by)
+                return self._settle_approved(command, hold, answer)
             case Rejected():
                 self._decided(command, answer.approval, "rejected", by=answer.by, reason=answer.reason)
                 return Refuse(
@@ -214,6 +212,25 @@ class Gate:
             case Withdrawn():
                 self._decided(command, answer.approval, "withdrawn", reason=answer.reason)
                 return Refuse(hold.rule, answer.reason, approval=answer.approval, withdrawn=True)
+
+    def _settle_approved(self, command: Command, hold: Hold, answer: Approved) -> Forward | Refuse:
+        """A person's yes is to what was shown, and never more than the policy in force by now leaves to that person."""
+        verdict = self._active.decide(self._principal, self.scope, command.effects, command.key)
+        refusal = None
+        if isinstance(verdict, Refuse):
+            refusal = replace(verdict, reason=f"{answer.by} approved it, but the policy has changed: {verdict.reason}")
+        elif isinstance(verdict, Hold) and not _reaches(verdict.terms.approvers, hold.terms.approvers):
+            needed = ", ".join(sorted(verdict.terms.approvers))
+            refusal = Refuse(
+                verdict.rule, f"{answer.by} approved it, but the policy now asks for {needed}", "send it again, to ask them"
+            )
+        if refusal is not None:
+            self._decided(command, answer.approval, "withdrawn", by=answer.by, reason=refusal.reason)
+            return replace(refusal, approval=answer.approval, approver=answer.by)
+        assert not isinstance(verdict, Refuse)
+        self._decided(command, answer.approval, "approved", by=answer.by)
+        self._sync(verdict.obligations)
+        return Forward(hold.rule, verdict.obligations, approval=answer.approval, approver=answer.by)
 
     def settle_modified(self, command: Command, amended: Command, answer: Modified) -> Forward | str:
         """Judge a person's version of a held command. A text is why it cannot run; a Forward is recorded already.
@@ -305,6 +322,11 @@ class Gate:
 
 
 _OUTCOMES: dict[type[Verdict], str] = {Forward: "forward", Hold: "hold", Refuse: "refuse"}
+
+
+def _reaches(wanted: frozenset[str], asked: frozenset[str]) -> bool:
+    """Whether everybody who could answer a hold for the groups `asked` may answer one for `wanted` (none: anybody may)."""
+    return not wanted or (bool(asked) and asked <= wanted)
 
 
 def _shown_parameter(parameter: Parameter, is_hidden: bool) -> str | None:

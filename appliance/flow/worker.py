@@ -44,6 +44,7 @@ from appliance.ipc.messages import (
     KeyRegistered,
     Leaf,
     LeafWanted,
+    Leave,
     Message,
     PolicyChanged,
     Settled,
@@ -126,13 +127,19 @@ class Worker:
         self._leaf_times: dict[tuple[str, str, tuple[str, ...]], float] = {}
         self._servers: list[asyncio.Server] = []
         self._stopping = asyncio.Event()
+        self._unfit = ""
         self._placeholders = {agent.name: agent.placeholder for agent in settings.agents}
 
     async def run(self, sockets: list[socket.socket], ready: Callable[[], None]) -> None:
-        """Serve until SIGTERM. Nothing is accepted before control has answered once, because nothing could be decided."""
+        """Serve until SIGTERM. Nothing is accepted before control has answered once, because nothing could be decided.
+
+        Raises RecordingError where nothing can be recorded any more: then this process is of no use, and another may be.
+        """
         self._loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
         keeper = self._loop.create_task(self._keep_channel(sockets, ready))
+        keeper.add_done_callback(lambda _: self._stopping.set())
         await self._stopping.wait()
+        is_faulty = keeper.done()
         keeper.cancel()
         for server in self._servers:
             server.close()
@@ -140,6 +147,17 @@ class Worker:
             flow.relay.shut_down("the gateway is stopping", "connect again in a moment")
         if self._channel is not None:
             self._channel.close()
+        if is_faulty:
+            keeper.result()
+        if self._unfit:
+            raise RecordingError(self._unfit)
+
+    def _give_up(self, reason: str) -> None:
+        """End this process, all its flows first."""
+        if not self._unfit:
+            self._unfit = reason
+            _log("GIVES UP", reason=reason)
+            self._stopping.set()
 
     # Control.
 
@@ -200,6 +218,8 @@ class Worker:
                     flow.relay.cancelled()
             case CatalogueStale(resource=resource, database=database):
                 self._forget_catalogue(resource, database)
+            case Leave(reason=reason):
+                self._give_up(reason)
             case _:
                 raise UnavailableError(f"control sent {type(message).__name__}, which is not for a worker")
 
@@ -279,6 +299,7 @@ class Worker:
                 journal.append(FlowClosed(flow=flow_id, time=time.time_ns(), reason=f"refused: {refusal}"))
         except RecordingError as error:
             _log("flow refused", flow=flow_id, reason=f"its record could not be written: {error}")
+            self._see_journal(journal)
             return None
         if refusal is not None or principal is None or resource is None:
             _log("flow refused", flow=flow_id, source=origin.source, destination=origin.destination, reason=refusal)
@@ -446,6 +467,11 @@ class Worker:
             )
         except RecordingError as error:
             _log("flow closed unrecorded", flow=flow.id, reason=error)
+            self._see_journal(self._journal)
+
+    def _see_journal(self, journal: Journal) -> None:
+        if journal.dead is not None:
+            self._give_up(journal.dead)
 
 
 class _CatalogueVersion(msgspec.Struct):

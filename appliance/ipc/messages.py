@@ -216,6 +216,12 @@ class CatalogueStale(Message, frozen=True, tag=True):
     database: str
 
 
+class Leave(Message, frozen=True, tag=True):
+    """The worker's journal is not what it should be: it is to end, and is answered no more."""
+
+    reason: str
+
+
 # Answers, both ways.
 
 
@@ -264,6 +270,7 @@ AnyMessage = (
     | Settled
     | CancelFlow
     | CatalogueStale
+    | Leave
     | Reply
     | Failure
     | Request

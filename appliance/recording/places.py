@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from re import compile as pattern
+
+from appliance.errors import RecordingError
 
 _SEGMENT = pattern(r"segment-(\d{6,12})\.sqlite")
 
@@ -76,7 +79,8 @@ class Places:
 
 
 def lay_out(state: Path, worker: tuple[int, int] | None = None, control: tuple[int, int] | None = None) -> Places:
-    """Makes the folders, as root, for the (uid, gid) of workers and of control; None leaves them to the caller."""
+    """Makes the folders, as root, for the (uid, gid) of workers and of control; None leaves them to the caller. Raises
+    RecordingError where a link stands in a folder's place."""
     places = Places(state)
     state.mkdir(mode=0o755, parents=True, exist_ok=True)
     for folder, mode in (
@@ -85,10 +89,35 @@ def lay_out(state: Path, worker: tuple[int, int] | None = None, control: tuple[i
         (places.quarantine, 0o700),
         (places.keys, 0o700),
     ):
-        folder.mkdir(exist_ok=True)
+        owner = None
         if control is not None:
-            owner = worker[0] if worker is not None and folder == places.journals else control[0]
-            os.chown(folder, owner, control[1])
-        # after chown, which clears setgid
-        folder.chmod(mode)
+            owner = (worker[0] if worker is not None and folder == places.journals else control[0], control[1])
+        _lay_out_one(folder, state, owner, mode)
     return places
+
+
+def _lay_out_one(folder: Path, state: Path, owner: tuple[int, int] | None, mode: int) -> None:
+    # Control owns the folder around the quarantine and could put a link there for root to follow, so each step goes by the
+    # descriptor of the last. Only the state folder itself may be a link: who configured it is trusted.
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    here = os.open(state, flags)
+    try:
+        *parents, name = folder.relative_to(state).parts
+        for parent in parents:
+            here = _replace(here, os.open(parent, flags | os.O_NOFOLLOW, dir_fd=here))
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=here)
+        here = _replace(here, os.open(name, flags | os.O_NOFOLLOW, dir_fd=here))
+        if owner is not None:
+            os.fchown(here, *owner)
+        # after chown, which clears setgid
+        os.fchmod(here, mode)
+    except OSError as error:
+        raise RecordingError(f"found {folder} unfit ({error.strerror}), expected a folder of its own, not a link") from error
+    finally:
+        os.close(here)
+
+
+def _replace(old: int, new: int) -> int:
+    os.close(old)
+    return new
