@@ -60,8 +60,9 @@ class Score:
 class Runner:
     """Runs cases one after the other in one lab, each in a database of its own."""
 
-    def __init__(self, lab: Lab, fixture: str) -> None:
+    def __init__(self, lab: Lab, fixture: str, approver: Approver) -> None:
         self._lab = lab
+        self._approver = approver
         self._fixture = fixture
         self._scratch = lab.folder / "target" / "log" / "scratch"
         self._victim = "victim"
@@ -109,11 +110,11 @@ class Runner:
         try:
             for statement in case.get("setup", []):
                 self._lab.admin(substitute(statement), name)
-            with Approver(self._lab, name, approve=approve) as approver:
+            with self._approver.answering(name, approve=approve) as asked:
                 run = self._attack(case, name, substitute)
-            if approver.asked:
+            if asked:
                 run.outcome = "approve" if not (run.outcome == "deny" and approve) else "deny"
-                run.notes += [f"asked: {text[:80]}" for text in approver.asked]
+                run.notes += [f"asked: {text[:80]}" for text in asked]
             if case.get("harm"):
                 rows = self._lab.admin(substitute(case["harm"]), name if "datname" not in case["harm"] else "postgres")
                 run.has_harm = bool(rows and rows[0][0])
@@ -291,10 +292,12 @@ def main() -> int:
     cases = [case for case in _cases(arguments.files) if not arguments.only or case["id"] in arguments.only]
     able = [case for case in cases if case["engine"] in _RUN_ENGINES]
     scores: list[Score] = []
-    with Lab("bypasses") as lab:
+    with contextlib.ExitStack() as stack:
+        lab = stack.enter_context(Lab("bypasses"))
         lab.configure(Path(arguments.policies), workers=1)
         lab.start_appliance()
-        runner = Runner(lab, _fixture(arguments.files))
+        approver = stack.enter_context(Approver(lab))
+        runner = Runner(lab, _fixture(arguments.files), approver)
         for number, case in enumerate(able, 1):
             score = runner.score(case)
             scores.append(score)
