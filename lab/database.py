@@ -11,7 +11,7 @@ import secrets
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -95,34 +95,18 @@ class Database:
             settings.write(f"unix_socket_directories = '{self._socket}'\nlog_directory = '{self.log.parent}'\n")
             settings.write(f"ssl_cert_file = '{self._folder / 'server.pem'}'\n")
             settings.write(f"ssl_key_file = '{self._folder / 'server.key'}'\n")
-        output = self._folder / "log" / "output"
-        start: list[str | Path] = [
-            BINARIES / "pg_ctl",
-            "start",
-            "--wait",
-            f"--timeout={_START_SECONDS}",
-            "-D",
-            self._data,
-            "-l",
-            output,
-        ]
-        done = subprocess.run(
-            [*inside(self._lab, Place.TARGET, account.pw_uid), *start],
-            stdin=subprocess.DEVNULL,
-            # Not a pipe: the server would inherit it and hold it open.
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-            cwd="/",
-            env=_ENVIRONMENT,
-        )
-        if done.returncode:
-            said = output.read_text(errors="replace") if output.exists() else "(it said nothing)"
-            raise LabError(f"PostgreSQL did not start: {said.strip()[-2000:]}")
+        self._control("start")
         processes.remember(self._known, self._server())
         password = secrets.token_urlsafe(24)
         self.run(sql.SQL("alter role {} password {}").format(sql.Identifier(OWNER), sql.Literal(password)))
         return password
+
+    def start_again(self, settings: Mapping[str, str]) -> None:
+        """Put server settings in force over those it has and start it anew: connections break."""
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+        self._control("restart")
+        processes.remember(self._known, self._server())
 
     def stop(self) -> None:
         """End the server at once; its shared memory goes with it, which it would not if it were killed."""
@@ -173,6 +157,24 @@ class Database:
                 # The last line may be half written.
                 if line.endswith("\n"):
                     yield json.loads(line)
+
+    def _control(self, action: str) -> None:
+        """Run pg_ctl, until the server is ready for connections."""
+        output = self._folder / "log" / "output"
+        words: list[str | Path] = [BINARIES / "pg_ctl", action, "--wait", f"--timeout={_START_SECONDS}"]
+        done = subprocess.run(
+            [*inside(self._lab, Place.TARGET, _account().pw_uid), *words, "-D", self._data, "-l", output],
+            stdin=subprocess.DEVNULL,
+            # Not a pipe: the server would inherit it and hold it open.
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            cwd="/",
+            env=_ENVIRONMENT,
+        )
+        if done.returncode:
+            said = output.read_text(errors="replace") if output.exists() else "(it said nothing)"
+            raise LabError(f"PostgreSQL did not start: {said.strip()[-2000:]}")
 
     def _server(self) -> int:
         return int((self._data / "postmaster.pid").read_text().split("\n", 1)[0])
