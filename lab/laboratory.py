@@ -58,6 +58,7 @@ class Lab:
         self._known = self.folder / "processes.json"
         self._secret = self.folder / "secrets" / OWNER
         self._appliance: subprocess.Popen[bytes] | None = None
+        self._module = "appliance"
         cache = Path(os.environ.get("SLUICEGATE_CACHE", "/var/cache/sluicegate"))
         self.database = Database(self.name, self.folder / "target", cache, self._known)
 
@@ -203,14 +204,7 @@ class Lab:
                     "phases": {"plan": {"sources": list(PLANNER)}, "execute": {"sources": list(EXECUTOR)}},
                 }
             },
-            "resources": {
-                RESOURCE: {
-                    "protocol": "postgres",
-                    "addresses": [f"{TARGET.ipv4}:{PORT}", f"[{TARGET.ipv6}]:{PORT}"],
-                    "credential": "shop-owner",
-                    "tls": {"target": "verify-full", "authorities": str(self.database.authorities)},
-                }
-            },
+            "resources": self.shop_resource(),
             "credentials": {"shop-owner": {"user": OWNER, "password": {"file": str(self._secret)}}},
             "networks": {"executors": {"interfaces": [EXECUTORS_INTERFACE]}},
             "policies": [str(policies)],
@@ -227,14 +221,27 @@ class Lab:
         self.configuration.write_text(text)
         return self.configuration
 
-    def start_appliance(self, configuration: Path | None = None) -> None:
-        """Start the appliance in its machine and wait until it serves. LabError has the end of its log if it does not."""
+    def shop_resource(self) -> dict[str, Any]:
+        """What configure() says of the shop where it is given no `resources` of its own."""
+        return {
+            RESOURCE: {
+                "protocol": "postgres",
+                "addresses": [f"{TARGET.ipv4}:{PORT}", f"[{TARGET.ipv6}]:{PORT}"],
+                "credential": "shop-owner",
+                "tls": {"target": "verify-full", "authorities": str(self.database.authorities)},
+            }
+        }
+
+    def start_appliance(self, configuration: Path | None = None, module: str = "appliance") -> None:
+        """Start the appliance in its machine and wait until it serves. LabError has the end of its log if it does not.
+        `module` is what is run: another one may wire the same rooms with one protocol more."""
         self.stop_appliance()
+        self._module = module
         file = configuration or (self.configuration if self.configuration.exists() else self.configure())
         reading, writing = os.pipe()
         try:
             with self.appliance_log.open("ab") as output:
-                words = [sys.executable, "-m", "appliance", "up", "--configuration", str(file), "--ready-fd", str(writing)]
+                words = [sys.executable, "-m", module, "up", "--configuration", str(file), "--ready-fd", str(writing)]
                 self._appliance = subprocess.Popen(
                     self.command(Place.APPLIANCE, words),
                     stdin=subprocess.DEVNULL,
@@ -266,7 +273,7 @@ class Lab:
 
     def run_sluicegate(self, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run the command line as root in the appliance's machine, with this lab's configuration."""
-        words = [sys.executable, "-m", "appliance", *arguments]
+        words = [sys.executable, "-m", self._module, *arguments]
         paths = {"PYTHONPATH": str(REPOSITORY), "SLUICEGATE_CONFIGURATION": str(self.configuration)}
         return self.run_in(Place.APPLIANCE, words, environment=paths, seconds=seconds)
 

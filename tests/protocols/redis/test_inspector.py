@@ -444,7 +444,8 @@ def test_what_a_command_does(line: str, effects: set[object]) -> None:
     "line",
     [
         "COPY k l", "RENAME k l", "SORT k", "DUMP k", "LMOVE k l LEFT LEFT", "BITOP NOT l k", "SUNIONSTORE l k", "GET",
-        "DEL",        "SET k v IFEQ x", "BLPOP k 0", "XREAD STREAMS k 0", "SUBSCRIBE c", "HELLO", "CLIENT REPLY SKIP", "ſET k v",
+        "DEL",
+        "SET k v IFEQ x", "BLPOP k 0", "XREAD STREAMS k 0", "SUBSCRIBE c", "HELLO", "CLIENT REPLY SKIP", "ſET k v",
         "GET " + "k" * 20_000,
     ],
 )  # fmt: skip
