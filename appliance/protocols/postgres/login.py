@@ -114,8 +114,8 @@ class Login:
     """One flow's login; in the terms of `protocols.inspector.Inspector`. It is over when `is_done`.
 
     `placeholder` is the agent's SCRAM verifier, or None to let the client in without a password. `random` gives that
-    many random bytes. `own_key` is the cancel key the client gets (4 bytes of process id, 4 of secret). `extra` are
-    settings given to the target where the client did not set them.
+    many random bytes. `own_key` is the cancel key the client gets (4 bytes of process id, 4 of secret); the
+    process id becomes the target's once that is known. `extra` are settings given to the target where the client did not set them.
     """
 
     def __init__(
@@ -571,6 +571,9 @@ class Login:
                 if self.target_key is not None:
                     raise PeerError("a target that gives two cancel keys")
                 self.target_key = messages.BackendKeyData.read(payload).key
+                # Clients compare the process id with pg_backend_pid() and with the sender of a notification, to know
+                # their own. The secret behind it stays ours.
+                self.own_key = self.target_key[:4] + self.own_key[4:]
             case messages.READY_FOR_QUERY:
                 if messages.ReadyForQuery.read(payload).status != "I":
                     raise PeerError("a target whose new session is inside a transaction")

@@ -42,6 +42,7 @@ from appliance.settings import ClientTls, TargetTls
 
 KEY = b"\0\0\0\x2a" + b"ours"
 TARGET_KEY = b"\0\0\x10\x01" + b"real"
+CLIENTS_KEY = b"\0\0\x10\x01" + b"ours"  # the target's process id, our own secret
 CLIENT_FACTS = TlsFacts(b"our certificate", None, "db")
 TARGET_FACTS = TlsFacts(b"their certificate", None, None)
 RULE = RuleReference("no-entry", "policy.yaml", 7)
@@ -60,7 +61,9 @@ def ready(settings: tuple[tuple[str, str], ...] = SETTINGS) -> bytes:
 
 
 OK = m.AuthenticationOk().build()
-WELCOME = OK + b"".join(m.ParameterStatus(name, value).build() for name, value in SETTINGS) + m.BackendKeyData(KEY).build()
+WELCOME = (
+    OK + b"".join(m.ParameterStatus(name, value).build() for name, value in SETTINGS) + m.BackendKeyData(CLIENTS_KEY).build()
+)
 
 Answers = Callable[[Question], object]
 
@@ -204,7 +207,7 @@ def test_a_client_is_let_in_once_the_target_let_us_in() -> None:
     opening = next(event for event in play.events if isinstance(event, Opening))
     assert opening.effects == {effect(Action.CONNECT, Kind.DATABASE, "shop")}
     assert opening.shown == "user=app database=shop application_name=psql"
-    assert RegisterKey(KEY) in play.acts
+    assert RegisterKey(CLIENTS_KEY) in play.acts
     assert play.acts[-1] == SetTimer("login", 0)
 
 
