@@ -76,7 +76,7 @@ class Database:
         self._cache = cache
         self._known = known
         self._data = folder / "data"
-        self._socket = folder / "socket"
+        self.socket = folder / "socket"
         self.authorities = folder / "authority.pem"
         self.log = folder / "log" / "postgres.json"
 
@@ -92,7 +92,7 @@ class Database:
         _copy(_prepared(self._cache), self._data)
         self._make_certificate(account)
         with (self._data / "postgresql.conf").open("a") as settings:
-            settings.write(f"unix_socket_directories = '{self._socket}'\nlog_directory = '{self.log.parent}'\n")
+            settings.write(f"unix_socket_directories = '{self.socket}'\nlog_directory = '{self.log.parent}'\n")
             settings.write(f"ssl_cert_file = '{self._folder / 'server.pem'}'\n")
             settings.write(f"ssl_key_file = '{self._folder / 'server.key'}'\n")
         self._control("start")
@@ -119,13 +119,13 @@ class Database:
 
     def is_answering(self) -> bool:
         """Whether the server takes connections."""
-        asked = subprocess.run([BINARIES / "pg_isready", "-q", "-h", self._socket], check=False, env=_ENVIRONMENT)
+        asked = subprocess.run([BINARIES / "pg_isready", "-q", "-h", self.socket], check=False, env=_ENVIRONMENT)
         return asked.returncode == 0
 
     def run(self, statement: str | sql.Composed, database: str = SHOP, user: str = OWNER) -> list[tuple[Any, ...]]:
         """Run SQL directly at the server, past the appliance, and answer the rows of the last result (none: empty list).
         Several statements are one transaction unless they say otherwise; one alone runs outside of any."""
-        with psycopg.connect(host=str(self._socket), port=PORT, dbname=database, user=user, autocommit=True) as connection:
+        with psycopg.connect(host=str(self.socket), port=PORT, dbname=database, user=user, autocommit=True) as connection:
             cursor = connection.execute(statement.encode() if isinstance(statement, str) else statement)
             while cursor.nextset():
                 pass
