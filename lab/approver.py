@@ -20,7 +20,7 @@ class Approver:
 
     def __init__(self, lab: Lab) -> None:
         self._run = str(lab.appliance_folder / "run")
-        self._answers: dict[str, tuple[bool, list[str]]] = {}
+        self._answers: dict[str | None, tuple[bool, list[str]]] = {}
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._sit)
 
@@ -33,8 +33,9 @@ class Approver:
         self._thread.join()
 
     @contextlib.contextmanager
-    def answering(self, database: str, *, approve: bool) -> Iterator[list[str]]:
-        """Inside, every hold of that database is approved or rejected; the list fills with the commands that were held."""
+    def answering(self, database: str | None, *, approve: bool) -> Iterator[list[str]]:
+        """Inside, every hold of that database is approved or rejected; the list fills with the commands that were held.
+        None is what a target without databases has."""
         asked: list[str] = []
         self._answers[database] = (approve, asked)
         try:

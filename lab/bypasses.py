@@ -24,12 +24,15 @@ from lab.database import OWNER, PORT
 from lab.laboratory import Lab
 from lab.machines import EXECUTOR, TARGET, LabError, Place, namespace
 from lab.raw_postgres import RawPostgres
+from lab.redis_bypasses import attack
+from lab.redis_server import PORT as REDIS_PORT
+from lab.redis_server import RedisServer, cache_resource
 
 FIXTURES: Final = Path(__file__).resolve().parent.parent / "tests" / "bypasses" / "fixtures"
 POLICIES: Final = Path(__file__).resolve().parent.parent / "policies" / "example"
 # The words every refusal of ours carries (protocols/postgres): a server's own errors never do.
 _REFUSED: Final = re.compile(r"refused by|the gateway|refused:|sluicegate", re.IGNORECASE)
-_RUN_ENGINES: Final = frozenset({"postgres"})
+_RUN_ENGINES: Final = frozenset({"postgres", "redis"})
 
 
 @dataclass(slots=True)
@@ -60,8 +63,9 @@ class Score:
 class Runner:
     """Runs cases one after the other in one lab, each in a database of its own."""
 
-    def __init__(self, lab: Lab, fixture: str, approver: Approver) -> None:
+    def __init__(self, lab: Lab, fixture: str, approver: Approver, redis: RedisServer | None) -> None:
         self._lab = lab
+        self._redis = redis
         self._approver = approver
         self._fixture = fixture
         self._scratch = lab.folder / "target" / "log" / "scratch"
@@ -100,6 +104,18 @@ class Runner:
         )
 
     def _run(self, case: dict[str, Any], *, approve: bool) -> Run:
+        return self._run_redis(case) if case["engine"] == "redis" else self._run_postgres(case, approve=approve)
+
+    def _run_redis(self, case: dict[str, Any]) -> Run:
+        assert self._redis is not None, "the lab has a Redis where there are cases for one"
+        # Redis has no databases with names, so its holds come from none.
+        with self._approver.answering(None, approve=False) as asked:
+            seen = attack(self._redis, lambda: self._connect(REDIS_PORT), case)
+        if asked:
+            seen.outcome = "approve"
+        return Run(seen.outcome, seen.has_harm, seen.leaks, seen.notes)
+
+    def _run_postgres(self, case: dict[str, Any], *, approve: bool) -> Run:
         name = "case_" + re.sub(r"[^a-z0-9]+", "_", case["id"].lower())
         victim = f"{self._victim}_{name}"
         self._lab.fresh_database(name, self._fixture)
@@ -213,11 +229,11 @@ class Runner:
             run.notes.append(f"missing: {missing}")
         return run
 
-    def _connect(self) -> socket.socket:
+    def _connect(self, port: int = PORT) -> socket.socket:
         """A connection out of the executor's machine to the target's address, as any client there would make it."""
         netns.pushns(namespace(self._lab.name, Place.EXECUTOR))
         try:
-            return socket.create_connection((TARGET.ipv4, PORT), 20, (EXECUTOR.ipv4, 0))
+            return socket.create_connection((TARGET.ipv4, port), 20, (EXECUTOR.ipv4, 0))
         finally:
             netns.popns()
 
@@ -294,10 +310,14 @@ def main() -> int:
     scores: list[Score] = []
     with contextlib.ExitStack() as stack:
         lab = stack.enter_context(Lab("bypasses"))
-        lab.configure(Path(arguments.policies), workers=1)
+        lab.configure(Path(arguments.policies), workers=1, resources={**lab.shop_resource(), **cache_resource()})
+        redis = None
+        if any(case["engine"] == "redis" for case in able):
+            redis = RedisServer(lab)
+            redis.start()
         lab.start_appliance()
         approver = stack.enter_context(Approver(lab))
-        runner = Runner(lab, _fixture(arguments.files), approver)
+        runner = Runner(lab, _fixture(arguments.files), approver, redis)
         for number, case in enumerate(able, 1):
             score = runner.score(case)
             scores.append(score)

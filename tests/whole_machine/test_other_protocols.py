@@ -17,12 +17,14 @@ from pyroute2 import netns
 
 from lab.laboratory import REPOSITORY, Lab
 from lab.machines import EXECUTOR, TARGET, Place, namespace
+from lab.redis_bypasses import attack
 from lab.redis_server import PORT, RedisServer, cache_resource
 from tests.two_streams.inspector import frame
 
 pytestmark = pytest.mark.real
 
 ECHO_PORT = 7007
+CASES = [json.loads(line) for line in (REPOSITORY / "tests/bypasses/redis.jsonl").read_text().splitlines()]
 SECONDS = 20.0
 
 TWO_STREAMS_POLICY = """
@@ -90,6 +92,14 @@ class Machine:
             assert time.monotonic() < deadline, "nothing was held"
         assert len(found) == 1
         return dict(found[0])
+
+    def connect(self, port: int) -> socket.socket:
+        """A connection out of the executor's machine, as any client there would make it."""
+        netns.pushns(namespace(self.lab.name, Place.EXECUTOR))
+        try:
+            return socket.create_connection((TARGET.ipv4, port), SECONDS, (EXECUTOR.ipv4, 0))
+        finally:
+            netns.popns()
 
     def sluicegate(self, *words: str) -> str:
         done = self.lab.run_sluicegate(*words)
@@ -193,13 +203,16 @@ def test_the_recording_shows_and_proves_what_happened(machine: Machine) -> None:
     machine.sluicegate("verify")
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["id"]))
+def test_a_way_round_stays_closed(machine: Machine, case: dict[str, Any]) -> None:
+    seen = attack(machine.redis, lambda: machine.connect(PORT), case)
+    assert seen.outcome in case["accept"], seen.notes
+    assert not seen.has_harm
+    assert not seen.leaks
+
+
 def test_one_stream_is_held_while_the_other_goes_on(machine: Machine) -> None:
-    netns.pushns(namespace(machine.lab.name, Place.EXECUTOR))
-    try:
-        client = socket.create_connection((TARGET.ipv4, ECHO_PORT), SECONDS, (EXECUTOR.ipv4, 0))
-    finally:
-        netns.popns()
-    with client:
+    with machine.connect(ECHO_PORT) as client:
         client.sendall(frame(1, "erase it") + frame(1, "after") + frame(2, "look"))
         assert _frame(client) == (2, "did look")
         request = machine.asked()
