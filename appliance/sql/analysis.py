@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from pglast import parse_sql
+from dataclasses import replace
+from typing import Any
+
+from pglast import ast, parse_sql
+from pglast.enums import AlterTableType
 from pglast.error import Error as GrammarError
 from pglast.parser import scan
 
@@ -12,6 +16,7 @@ from appliance.sql.commands import Commands
 from appliance.sql.definitions import Found
 from appliance.sql.names import State, TroubleError
 from appliance.sql.reading import (
+    NAMELESS,
     ChangeCatalogue,
     Deallocate,
     DeclareCursor,
@@ -92,11 +97,6 @@ _ABOVE = frozenset(
 
 _MIXED = "the text changes the meaning of its own later part"
 
-# Statements whose meaning depends on no name that an earlier statement could have changed.
-_NAMELESS = frozenset(
-    {"TransactionStmt", "VariableSetStmt", "VariableShowStmt", "DiscardStmt", "DeallocateStmt", "ClosePortalStmt"}
-)
-
 
 def read(text: str, catalogue: Catalogue, session: SessionView) -> Reading:
     """What that text would do, sent as one simple Query or Parse in a session in that state.
@@ -133,8 +133,10 @@ def read(text: str, catalogue: Catalogue, session: SessionView) -> Reading:
         except RecursionError:
             problem = problem or Problem("54001", "statement too complex")
             reader.unknown("the text is nested too deeply")
-        if mixed and sort not in _NAMELESS:
+        if mixed and sort not in NAMELESS:
             reader.unknown(_MIXED)
+        if isinstance(found.change, ChangeCatalogue) and reader.poison and not _tells_all(raw.stmt):
+            found.change = replace(found.change, unclear=True)
         own = reader.touched.finished()
         effects |= own
         parameters = max(parameters, reader.parameters)
@@ -190,6 +192,15 @@ def _carried(found: Found, state: State, catalogue: Catalogue) -> bool:
     assert isinstance(change, Transaction)
     # The end of a transaction undoes what was set or made in it, some of which may be older than this text.
     return change.sort in ("begin", "savepoint", "release")
+
+
+def _tells_all(node: Any) -> bool:
+    """Whether a statement that changes what exists has effects on everything that it gives another meaning to: what an
+    ALTER TABLE changes keeps its name, save where it is put below another table."""
+    if type(node) is not ast.AlterTableStmt:
+        return False
+    moving = (AlterTableType.AT_AddInherit, AlterTableType.AT_AttachPartition)
+    return not any(command.subtype in moving for command in node.cmds or ())
 
 
 def _unfit(text: str, catalogue: Catalogue) -> Problem | None:

@@ -609,6 +609,10 @@ class Definitions(Queries):
         columns = self.query(node.query, Scope())
         self.use_all(columns, Use.COMPUTE)
         schema, name = self.placed(node.view)
+        if schema == TEMPORARY or any(thing.path[0] == TEMPORARY for thing, _ in self.touched.reads):
+            # One over temporary tables is temporary itself. It hides what has its name from every later statement, and what
+            # is written to it is written to a table of another name.
+            self.unknown("a temporary view stands before everything of its name")
         self.touched.add(effect(Action.CREATE, Kind.TABLE, schema, name, form="view", replace=bool(node.replace)))
         self._defines()
         return Found(change=ChangeCatalogue())

@@ -26,7 +26,7 @@ class State:
     """A session's state as far as names depend on it, changed by each statement of a text in turn.
 
     `made` holds tables by schema and name: those the session made and the catalogue does not show yet, and None for
-    those that earlier statements of this text have dropped.
+    those that the open transaction or earlier statements of this text have dropped.
     """
 
     __slots__ = ("_order", "_path", "catalogue", "cursors", "made", "prepared")
@@ -37,9 +37,8 @@ class State:
         self._order: tuple[str, ...] | None = None
         self.prepared: dict[str, str] = dict(session.prepared) if session.prepared else {}
         self.cursors: dict[str, tuple[Output, ...]] = dict(session.cursors) if session.cursors else {}
-        self.made: dict[tuple[str, str], Relation | None] = {
-            (relation.schema, relation.name): relation for relation in session.created
-        }
+        self.made: dict[tuple[str, str], Relation | None] = dict.fromkeys(session.dropped)
+        self.made |= {(relation.schema, relation.name): relation for relation in session.created}
 
     def copy(self) -> State:
         """A state of its own that begins like this one; a body's changes end with it."""

@@ -84,10 +84,12 @@ class DiscardAll:
 class ChangeCatalogue:
     """The statement changes what exists. `created` are plain tables whose columns it tells in full, so that later
     statements of the same transaction can be read before the change is visible from outside (oid 0); they take the place
-    of any of the same name. `dropped` are the schemas and names of tables that are no more."""
+    of any of the same name. `dropped` are the schemas and names of tables that are no more. `unclear`: names may mean
+    something else in other ways too, which show in the catalogue once the transaction is over and not before."""
 
     created: tuple[Relation, ...] = ()
     dropped: tuple[tuple[str, str], ...] = ()
+    unclear: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,12 @@ class Transaction:
     sort: str
     name: str | None = None
     chain: bool = False
+
+
+# Statements whose meaning depends on no name that an earlier statement could have changed.
+NAMELESS = frozenset(
+    {"TransactionStmt", "VariableSetStmt", "VariableShowStmt", "DiscardStmt", "DeallocateStmt", "ClosePortalStmt"}
+)
 
 
 Change = SetSearchPath | Prepare | Deallocate | DeclareCursor | DiscardAll | ChangeCatalogue | Transaction
@@ -139,10 +147,12 @@ class SessionView:
     `search_path` is the effective one without the implicit pg_catalog and pg_temp. `prepared` maps the names of prepared
     statements, SQL-level and protocol-level alike (one name space, as at the server), to their texts; `cursors` maps
     names of cursors and portals to their outputs. `created` are tables made in this session that the catalogue does not
-    show yet, temporary ones in schema "pg_temp".
+    show yet, temporary ones in schema "pg_temp". `dropped` are schemas and names of tables that the catalogue still shows
+    and that the open transaction has dropped or renamed.
     """
 
     search_path: tuple[str, ...]
     prepared: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     cursors: Mapping[str, tuple[Output, ...]] = field(default_factory=lambda: MappingProxyType({}))
     created: tuple[Relation, ...] = ()
+    dropped: frozenset[tuple[str, str]] = frozenset()

@@ -36,7 +36,7 @@ class ReadingCache:
 
     def read(self, text: str, catalogue: Catalogue, session: SessionView) -> tuple[Reading, Hashable]:
         """The reading of a text and the key under which it may be reused, None where it may not be."""
-        if len(text) > TEXT_LENGTH_MAX or session.created or depends_on_names(text):
+        if len(text) > TEXT_LENGTH_MAX or session.created or session.dropped or depends_on_names(text):
             return self._read(text, catalogue, session), None
         key = (text, catalogue.database, catalogue.role, session.search_path, catalogue.version)
         reading = self._readings.get(key)

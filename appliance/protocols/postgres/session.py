@@ -26,7 +26,17 @@ from appliance.protocols.postgres.readings import ReadingCache, depends_on_names
 from appliance.protocols.postgres.rows import MASKED_ROW_SIZE_MAX, TEXT_LIKE_OIDS, Rows
 from appliance.protocols.postgres.state import NAMES_MAX, Definition, Portal, SessionState, Standing
 from appliance.sql.catalogue import Catalogue
-from appliance.sql.reading import DeclareCursor, Output, Reading, SetSearchPath, Statement, Transaction
+from appliance.sql.reading import (
+    NAMELESS,
+    ChangeCatalogue,
+    DeclareCursor,
+    Output,
+    Prepare,
+    Reading,
+    SetSearchPath,
+    Statement,
+    Transaction,
+)
 from appliance.sql.redaction import redact
 
 # What may be read ahead of its turn. The server's output buffer (8 kB, PQ_SEND_BUFFER_SIZE) is emptied after 1,638 answers
@@ -49,6 +59,10 @@ _SESSION_EFFECT: Final = effect(Action.CONNECT, Kind.SESSION)
 
 # What may mean only that our picture of the catalogue is older than the client's statement.
 _UNRESOLVED: Final = frozenset({"42P01", "42703", "42883", "42704", "3F000"})
+
+# Statements that are planned at Bind, where their names get their meaning. All others look names up when they are executed
+# (EXECUTE, FETCH, TRUNCATE, COPY…), so that what was judged at Bind has to be what they mean by then.
+_FIXED_AT_BIND: Final = frozenset({"SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", *NAMELESS})
 
 _COPY_CODES: Final = frozenset({wire.COPY_DATA, wire.COPY_DONE, wire.COPY_FAIL})
 _COMMAND_CODES: Final = frozenset({wire.QUERY, wire.PARSE, wire.BIND, wire.FUNCTION_CALL})
@@ -320,6 +334,13 @@ class Session:
                         break
                     return self._unknown_name(execute, "34000", f'portal "{execute.portal}" does not exist')
                 assert isinstance(portal, Portal)
+                if portal.bound is not None and (self._must_ask or portal.bound[0] != self._mark()):
+                    if run or notes:
+                        break
+                    if self._must_ask:
+                        return self._ask_catalogue()
+                    if not self._means_the_same(portal.definition, portal.bound[1]):
+                        return self._unknown_name(execute, "55000", "its names mean something else since it was bound")
                 self._message = None
                 self._execute(execute, portal, payload, run, notes)
                 continue
@@ -426,7 +447,7 @@ class Session:
 
     def _execute(self, execute: wire.Execute, portal: Portal, payload: bytes, run: list[bytes], notes: list[str]) -> None:
         detectors = self._detectors_of(portal.obligations)
-        is_seen = detectors is not None or bool(_masks(portal.outputs, portal.obligations))
+        is_seen = detectors is not None or portal.obligations.quiet
         if is_seen and not portal.is_described and portal.fields is None and not self._may_infer_fields(portal):
             portal.is_described = True
             describe = wire.Describe("P", execute.portal)
@@ -457,7 +478,7 @@ class Session:
     # Commands.
 
     def _read_command(self, code: int, payload: bytes) -> Event | None:
-        if self._is_stale or self._state.is_catalogue_due:
+        if self._must_ask:
             return self._ask_catalogue()
         message = wire.read_client(code, payload)
         match message:
@@ -555,6 +576,10 @@ class Session:
                     return unknown("search_path is changed while a savepoint is open, which may take it back")
                 case Transaction(sort="savepoint") if self._state.savepoints >= NAMES_MAX:
                     return unknown("more savepoints than are kept")
+                case None | ChangeCatalogue() | Prepare() | DeclareCursor() if (
+                    self._state.is_unclear and statement.sort not in NAMELESS
+                ):
+                    return unknown("the open transaction has changed what exists in a way that shows only after it")
                 case _:
                     pass
         return None
@@ -698,6 +723,7 @@ class Session:
             None if statement is None else statement.outputs,
             plan.definition,
             bind.result_formats,
+            bound=None if statement is None or statement.sort in _FIXED_AT_BIND else (self._mark(), reading),
         )
         entry = Entry(
             Expected.BIND, number=plan.event.number, obligations=portal.obligations, name=bind.portal, portal=portal
@@ -707,6 +733,29 @@ class Session:
             self._pipeline.push(entry)
             return Send(Side.TARGET, 0, plan.raw)
         return self._forward_amended_bind(plan, plan.amended, bind, entry)
+
+    @property
+    def _must_ask(self) -> bool:
+        """What exists has changed since the catalogue was read."""
+        return self._is_stale or self._state.is_catalogue_due
+
+    def _means_the_same(self, definition: Definition | None, before: Reading) -> bool:
+        """Whether what is read now would be judged as it was before."""
+        # A prepared statement or cursor of the same effects may still be another one.
+        if definition is None or depends_on_names(definition.text):
+            return False
+        now, _ = self._reading_of(definition.text)
+        return (
+            now.effects == before.effects
+            and now.problem == before.problem
+            and [each.outputs for each in now.statements] == [each.outputs for each in before.statements]
+            and self._unsound(now) is None
+        )
+
+    def _mark(self) -> Hashable:
+        """Another one whenever a name may have come to mean something else."""
+        state = self._state
+        return (self._catalogue.version, state.changes, state.statements.changes, state.portals.changes)
 
     def _forward_amended_bind(self, plan: _Plan, text: str, bind: wire.Bind, entry: Entry) -> Send:
         """Bind the client's portal to a statement of ours, which is closed at once: a portal keeps what it needs of it."""
@@ -1082,7 +1131,7 @@ class Session:
             fields = tuple(replace(field, format=wire.format_at(formats, at)) for at, field in enumerate(known))
         if fields is None:
             rows.is_described = True
-            if not rows.is_plain or portal.obligations.fields:
+            if not rows.is_plain or portal.obligations.fields or portal.obligations.quiet:
                 self._fail("the columns of a masked result are not known")
             return
         self._describe_rows(rows, fields, portal.outputs, portal.obligations)

@@ -6,8 +6,8 @@ within one sequence (up to its Sync) that is safe, because the server discards t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
@@ -23,6 +23,7 @@ from appliance.sql.reading import (
     DiscardAll,
     Output,
     Prepare,
+    Reading,
     SessionView,
     SetSearchPath,
     Statement,
@@ -59,7 +60,8 @@ class Definition:
 class Portal:
     """A portal or cursor: what runs when it is executed, under which obligations. `number` is the command that made it,
     `statement` what that command bound, None for a cursor of SQL (its DECLARE has been confirmed already). `formats` are
-    the result formats of a Bind; `fields` what the server said of the rows. `hold`: it outlives its transaction."""
+    the result formats of a Bind; `fields` what the server said of the rows. `hold`: it outlives its transaction. `bound`
+    is what names meant when it was bound and how it was read then, where it looks names up only when it is executed."""
 
     number: int
     obligations: Obligations
@@ -71,6 +73,7 @@ class Portal:
     is_described: bool = False
     hold: bool = False
     executions: int = 0
+    bound: tuple[Hashable, Reading] | None = None
 
 
 class Names(Generic[Thing]):
@@ -79,21 +82,31 @@ class Names(Generic[Thing]):
     def __init__(self) -> None:
         self.known: dict[str, Thing] = {}
         self._hoped: dict[str, tuple[Thing | None, object, int]] = {}
+        self.changes = 0  # how often a name that meant something has come to mean something else, or may have
 
     def __len__(self) -> int:
         return len(self.known) + len(self._hoped)
 
     def hope(self, name: str, thing: Thing | None, answer: object, sequence: int) -> None:
         """The server was told of it (None: to close it); `answer` is the entry that will say how it went."""
+        self._may_change(name, thing)
         self._hoped[name] = (thing, answer, sequence)
 
     def confirm(self, name: str, thing: Thing | None, answer: object) -> None:
         """The server did it."""
+        self._may_change(name, thing)
         if thing is None:
             self.known.pop(name, None)
         else:
             self.known[name] = thing
         self.forget(name, answer)
+
+    def _may_change(self, name: str, thing: Thing | None) -> None:
+        # Nothing that is executed can name the one without a name.
+        if name and any(
+            old is not None and old is not thing for old in (self.known.get(name), *self._hoped.get(name, ())[:1])
+        ):
+            self.changes += 1
 
     def forget(self, name: str, answer: object) -> None:
         """The server did not do it, or has done it."""
@@ -132,9 +145,20 @@ class Names(Generic[Thing]):
 
 
 @dataclass(frozen=True, slots=True)
+class _Names:
+    """What a transaction has changed so far of what names mean. `unclear`: more than the other fields tell."""
+
+    path: tuple[str, ...] | None = None
+    local_path: tuple[str, ...] | None = None
+    created: tuple[Relation, ...] = ()
+    dropped: frozenset[tuple[str, str]] = frozenset()
+    unclear: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class _Savepoint:
     name: str
-    created: tuple[Relation, ...]
+    names: _Names
 
 
 @dataclass(slots=True)
@@ -147,10 +171,9 @@ class SessionState:
     statements: Names[Definition] = field(default_factory=Names)
     portals: Names[Portal] = field(default_factory=Names)
     is_catalogue_due: bool = False
+    changes: int = 0  # how often what a name means has changed, or may have
     _path: tuple[str, ...] = ()
-    _transaction_path: tuple[str, ...] | None = None
-    _local_path: tuple[str, ...] | None = None
-    _created: tuple[Relation, ...] = ()
+    _names: _Names = field(default_factory=_Names)
     _created_before: tuple[Relation, ...] = ()
     _savepoints: list[_Savepoint] = field(default_factory=list)
     _has_changed_catalogue: bool = False
@@ -161,9 +184,15 @@ class SessionState:
     @property
     def search_path(self) -> tuple[str, ...]:
         """The one in force."""
-        if self._local_path is not None:
-            return self._local_path
-        return self._path if self._transaction_path is None else self._transaction_path
+        names = self._names
+        if names.local_path is not None:
+            return names.local_path
+        return self._path if names.path is None else names.path
+
+    @property
+    def is_unclear(self) -> bool:
+        """The open transaction has changed what exists in a way that nobody outside can see before it ends."""
+        return self._names.unclear
 
     @property
     def savepoints(self) -> int:
@@ -174,10 +203,10 @@ class SessionState:
     def hangs_on_outcome(self) -> bool:
         """How the transaction ends changes what the next text means."""
         return (
-            self._transaction_path is not None
-            or self._local_path is not None
+            self._names.path is not None
+            or self._names.local_path is not None
             or self._has_changed_catalogue
-            or self._created != self._created_before
+            or self._names.created != self._created_before
             or any(self.portals.known)  # the unnamed portal cannot be named in a text
         )
 
@@ -187,7 +216,7 @@ class SessionState:
 
     def view(self) -> SessionView:
         """The state without its names, for texts that use none."""
-        return SessionView(self.search_path, _NO_TEXTS, _NO_CURSORS, self._created)
+        return SessionView(self.search_path, _NO_TEXTS, _NO_CURSORS, self._names.created, self._names.dropped)
 
     def view_with_names(self) -> SessionView:
         """The whole state."""
@@ -195,18 +224,18 @@ class SessionState:
             self.search_path,
             {name: definition.text for name, definition in self.statements.visible().items()},
             {name: portal.outputs or () for name, portal in self.portals.visible().items()},
-            self._created,
+            self._names.created,
+            self._names.dropped,
         )
 
     def confirm(self, change: Change, tag: str, portal: Portal | None) -> None:
         """The server confirmed a statement's change, with that tag. `portal` is what a DECLARE made."""
+        self.changes += not isinstance(change, Transaction)
+        names = self._names
         match change:
             case SetSearchPath(path=path, local=local):
                 chosen = self.default_path if path is None else path
-                if local:
-                    self._local_path = chosen
-                else:
-                    self._transaction_path, self._local_path = chosen, None
+                self._names = replace(names, local_path=chosen) if local else replace(names, path=chosen, local_path=None)
             case Prepare(name=name, text=text):
                 self.statements.known[name] = Definition(text)
             case Deallocate(name=None):
@@ -219,12 +248,18 @@ class SessionState:
             case DiscardAll():
                 self.statements.known.clear()
                 self.portals.known.clear()
-                self._path, self._transaction_path, self._local_path = self.default_path, None, None
-                self._created = self._created_before = ()
-            case ChangeCatalogue(created=created):
-                names = {(relation.schema, relation.name) for relation in created}
-                kept = tuple(relation for relation in self._created if (relation.schema, relation.name) not in names)
-                self._created = (*kept, *created)
+                self._path = self.default_path
+                self._names, self._created_before = _Names(), ()
+            case ChangeCatalogue(created=created, dropped=dropped, unclear=unclear):
+                new = {(relation.schema, relation.name) for relation in created}
+                gone = new.union(dropped)
+                kept = tuple(relation for relation in names.created if (relation.schema, relation.name) not in gone)
+                self._names = replace(
+                    names,
+                    created=(*kept, *created),
+                    dropped=names.dropped.union(dropped) - new,
+                    unclear=names.unclear or unclear,
+                )
                 self._has_changed_catalogue = True
             case Transaction():
                 self._control(change, tag)
@@ -237,7 +272,7 @@ class SessionState:
                 self.end_transaction(is_kept=control.sort == "commit" and tag != "ROLLBACK")
                 self.status = "T" if control.chain else "I"
             case "savepoint" if control.name is not None:
-                self._savepoints.append(_Savepoint(control.name, self._created))
+                self._savepoints.append(_Savepoint(control.name, self._names))
             case "release" if control.name is not None:
                 at = self._savepoint(control.name)
                 if at is not None:
@@ -245,7 +280,9 @@ class SessionState:
             case "rollback to" if control.name is not None:
                 at = self._savepoint(control.name)
                 if at is not None:
-                    self._created = self._savepoints[at].created
+                    # Settings go back to what they were, like everything else (guc.c, AtEOXact_GUC).
+                    self.changes += self._names != self._savepoints[at].names
+                    self._names = self._savepoints[at].names
                     del self._savepoints[at + 1 :]
                     self.status = "T"
             case _:
@@ -260,16 +297,17 @@ class SessionState:
     def end_transaction(self, *, is_kept: bool) -> None:
         """The transaction is over: what it changed stays, or never was."""
         if is_kept:
-            if self._transaction_path is not None:
-                self._path = self._transaction_path
+            if self._names.path is not None:
+                self._path = self._names.path
+            created = self._names.created
             if self._has_changed_catalogue:
                 self.is_catalogue_due = True
-                # What is no temporary table is in the next reading of the catalogue.
-                self._created = tuple(relation for relation in self._created if relation.schema == "pg_temp")
-            self._created_before = self._created
-        else:
-            self._created = self._created_before
-        self._transaction_path = self._local_path = None
+                # What is no temporary table is in the next reading of the catalogue, and what was dropped is not.
+                created = tuple(relation for relation in created if relation.schema == "pg_temp")
+            self._created_before = created
+        if self._names != _Names(created=self._created_before):
+            self.changes += 1
+        self._names = _Names(created=self._created_before)
         self._has_changed_catalogue = False
         self._savepoints.clear()
         known = self.portals.known
