@@ -262,7 +262,10 @@ class Login:
                 return [Close("cancel request")]
             case CredentialQuestion():
                 if not isinstance(reply, str) or not reply or "\0" in reply:
-                    self._fail("28000", "no credential is configured for this resource")
+                    self._fail(
+                        "28000",
+                        "this resource has no credential, or the control process does not answer; try again in a moment",
+                    )
                     return []
                 self.account = reply
                 return [OpenTarget()]
