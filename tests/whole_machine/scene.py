@@ -172,6 +172,22 @@ class Scene:
         finally:
             netns.popns()
 
+    def socket(self, place: Place, family: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        """A socket of that machine."""
+        with self.inside(place):
+            return socket.socket(family, kind)
+
+    def seconds_to_refusal(self, address: str = TARGET.ipv4) -> float:
+        """How long an executor's bare connection takes to be refused. Fails where it is not."""
+        with self.socket(Place.EXECUTOR, socket.AF_INET6 if ":" in address else socket.AF_INET) as one:
+            one.settimeout(5)
+            began = time.monotonic()
+            try:
+                one.connect((address, PORT))
+            except ConnectionRefusedError:
+                return time.monotonic() - began
+        raise AssertionError("an executor was connected")
+
     def client(self, **options: Any) -> Client:
         one = Client(self, **options)
         self._clients.append(one)
@@ -243,6 +259,37 @@ class Scene:
         (index,) = (one["worker"] for one in self.ask("flows.live") if one["flow"] == flow)
         return self.workers()[index]
 
+    def serves(self) -> bool:
+        """Whether control answers and both workers have said hello to it, none of them dead."""
+        known = self.workers()
+        return len(known) == 2 and set(known.values()) == set(self.children("worker"))
+
+    def is_served(self) -> bool:
+        """Whether a new client gets an answer."""
+        try:
+            return self.client().run("select 1") == [(1,)]
+        except psycopg.OperationalError:
+            return False
+
+    def carried_by(self, client: Client) -> int:
+        """The index of the worker that carries a client's flow."""
+        with socket.socket(fileno=os.dup(client.connection.fileno())) as raw:
+            port = raw.getsockname()[1]
+        (index,) = (one["worker"] for one in self.ask("flows.live") if one["source"].endswith(f":{port}"))
+        return int(index)
+
+    def clients_on_both(self) -> dict[int, list[Client]]:
+        """Clients by their worker's index, at least one on each."""
+        found: dict[int, list[Client]] = {0: [], 1: []}
+
+        def has_both() -> bool:
+            one = self.client()
+            found[self.carried_by(one)].append(one)
+            return all(found.values())
+
+        until(has_both)
+        return found
+
     def children(self, word: str) -> list[int]:
         """The supervisor's children whose command line has that word: "worker" or "control"."""
         found = []
@@ -270,8 +317,9 @@ class Scene:
 
 
 @contextmanager
-def play(name: str, **sections: Any) -> Iterator[Scene]:
-    """A lab of that name up, its appliance with two workers, and POLICY in a folder that control can read."""
+def play(name: str, before: Callable[[Lab], None] = lambda _: None, **sections: Any) -> Iterator[Scene]:
+    """A lab of that name up, its appliance with two workers, and POLICY in a folder that control can read. `before` is
+    called when all is made and the appliance has not started."""
     with Lab(name) as lab:
         policies = lab.appliance_folder / "policies"
         policies.mkdir()
@@ -279,6 +327,7 @@ def play(name: str, **sections: Any) -> Iterator[Scene]:
         (policies / "shop.yaml").write_text(POLICY)
         lab.configure(policies, **{"approvers": APPROVERS, **sections})
         lab.configuration.chmod(0o644)
+        before(lab)
         lab.start_appliance()
         scene = Scene(lab, policies)
         try:
