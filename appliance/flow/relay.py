@@ -300,6 +300,8 @@ class Relay:
                 case StartTls():
                     self._begin_tls(act)
                 case OpenTarget():
+                    # What the client sends before the target stands is bounded as behind a question.
+                    self._questions += 1
                     self._start(self._open_target())
                 case Ask(question=question):
                     self._questions += 1
@@ -407,10 +409,13 @@ class Relay:
             reply = await self._services.reply_to(self, question)
         except UnavailableError:
             reply = None
+        self._end_question()
+        self._guarded(self._take_reply, question, reply)
+
+    def _end_question(self) -> None:
         self._questions -= 1
         if not self._questions and not self._held:
             self._stop_waiting()
-        self._guarded(self._take_reply, question, reply)
 
     def _take_reply(self, question: Question, reply: object) -> None:
         assert self._inspector is not None
@@ -425,11 +430,13 @@ class Relay:
             async with asyncio.timeout(_TARGET_SECONDS):
                 await self._services.connect_target(self, leg, ())
         except (OSError, TimeoutError) as error:
+            self._end_question()
             self._guarded(self._fail_target, str(error) or "no answer in time")
             return
         if self._is_over:
             leg.reset()
             return
+        self._end_question()
         self._sides[Side.TARGET].leg = leg
         self._guarded(self._greet_target)
 

@@ -27,8 +27,9 @@ from appliance.protocols.redis.requests import (
     split_words,
 )
 
-# The server answers every command and lets the answers pile up, ours and its own; what is kept of each here is small.
-_UNANSWERED_MAX = 200_000
+# The server takes commands whether or not its answers are read, so this is what bounds what is kept of each here. More than
+# what the relay lets wait (1 MiB) has of the shortest commands.
+_UNANSWERED_MAX = 300_000
 _UNREAD_BYTES_MAX = 16 << 20  # a target that sends this much nobody asked for is no Redis server
 _PIECE_BYTES = 64 << 10
 _AMENDMENT_CHARACTERS_MAX = 1 << 20  # what a person types

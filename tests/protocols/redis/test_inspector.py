@@ -379,7 +379,7 @@ def test_work_grows_no_faster_than_bytes() -> None:
 
 def test_a_client_that_never_reads_its_answers_is_ended() -> None:
     driver = Driver()
-    driver.client(array("PING") * 200_000)
+    driver.client(array("PING") * 300_000)
     with pytest.raises(PeerError, match="without reading"):
         driver.client(array("PING"))
 
