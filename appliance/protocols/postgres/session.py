@@ -144,6 +144,7 @@ class Session:
         self._has_left = False
         self._copied = 0  # bytes of COPY data in the run being read
         self._asked: CatalogueQuestion | None = None
+        self._approved: tuple[_Plan, Forward] | None = None  # it goes once the catalogue has been read again
         self._is_stale = False
         self._has_asked_anew = False
         # The target's side.
@@ -287,8 +288,9 @@ class Session:
             return None
         if self._asked is not None or self._last_word is not None:
             return None
+        approved, self._approved = self._approved, None
         try:
-            return self._read_client()
+            return self._read_client() if approved is None else self._carry_approved(*approved)
         except PeerError as error:
             return NotUnderstood(Side.CLIENT, 0, error.said, frozenset({unknown(error.said)}))
 
@@ -629,7 +631,31 @@ class Session:
         flaw = plan.flaw or self._flaw(plan, verdict.obligations)
         if flaw is not None:
             return self._refuse(plan, wire.error_response("ERROR", *flaw), flaw[0])
+        if verdict.approval is not None:
+            # A person takes time, in which another session can give its names another meaning.
+            self._is_stale = self._state.is_catalogue_due = False
+            self._approved = (plan, verdict)
+            self._asked = CatalogueQuestion(self._catalogue.database)
+            return [Ask(self._asked)]
         return self._forward(plan, verdict)
+
+    def _carry_approved(self, plan: _Plan, verdict: Forward) -> Event | None:
+        """Let what a person approved go, if it still means what that person was shown."""
+        number = plan.event.number
+        if self._is_discarding:
+            self._skipped.append(number)
+            return self._read_client()
+        now, _ = self._reading_of(plan.event.text)
+        if Side.CLIENT in self._ended:
+            said, error = "not sent, because the client left", ("57014", "canceling statement due to user request")
+        elif plan.reading is None or not self._is_judged_alike(now, plan.reading):
+            said = "refused, because it does something else by now than the approver was shown"
+            error = ("55000", f"{verdict.approver} approved it, but what exists has changed: it does something else now")
+        else:
+            self._client_acts = self._forward(plan, verdict)
+            return Passage(Side.CLIENT, 0, f"command {number} was read again after its approval and sent")
+        self._client_acts = self._refuse(plan, wire.error_response("ERROR", *error), error[0])
+        return Passage(Side.CLIENT, 0, f"command {number}: {said}")
 
     def _tell(self, notice: bytes) -> list[Act]:
         """A word to the client between two messages."""
@@ -745,6 +771,9 @@ class Session:
         if definition is None or depends_on_names(definition.text):
             return False
         now, _ = self._reading_of(definition.text)
+        return self._is_judged_alike(now, before)
+
+    def _is_judged_alike(self, now: Reading, before: Reading) -> bool:
         return (
             now.effects == before.effects
             and now.problem == before.problem

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+import psycopg
 import pytest
 
-from appliance.decisions import Verdict
+from appliance.decisions import Forward, Verdict
 from appliance.effects import Action
 from appliance.events import Command
 from appliance.protocols.postgres import messages as wire
-from tests.protocols.postgres.driver import ALLOW, Gateway, hold, refuse
+from tests.protocols.postgres.driver import ALLOW, RULE, Gateway, hold, refuse
 from tests.protocols.postgres.raw_client import RawClient
 from tests.protocols.postgres.test_session_real import MASKED, SHOP, gateway, prepared
 from tests.scratch_postgres import ScratchPostgres
@@ -192,3 +193,36 @@ def test_what_ordinary_clients_do_with_definitions_still_passes(gateway: Open, s
     with gateway(refuse_public_customers) as opened, RawClient(opened.port, database) as client:
         shown = [play(client, step) for step in steps]
         assert not any(word.startswith("E ") for words in shown for word in words), shown
+
+
+def test_an_approved_command_does_not_run_once_it_means_something_else(
+    gateway: Open, scratch_postgres: ScratchPostgres
+) -> None:
+    database = scratch_postgres.fresh_database(SHOP + DECOY)
+
+    def hold_truncate(command: Command) -> Verdict:
+        return hold() if any(effect.action is Action.TRUNCATE for effect in command.effects) else ALLOW
+
+    with gateway(hold_truncate) as opened, RawClient(opened.port, database) as client:
+        play(client, "set search_path = decoy, public")
+        client.send(wire.Query("truncate customers cascade"))
+        assert opened.holding.wait(5)
+        with psycopg.connect(scratch_postgres.connection_string(database), autocommit=True) as other:
+            other.execute("drop table decoy.customers")
+        opened.do(lambda: opened.driver.settle(Forward(RULE, approval="a1", approver="ann")))
+        assert "E 55000" in client.until_ready()
+        assert "D 2" in play(client, "select count(*) from public.customers")
+
+
+def test_an_approved_command_runs_while_it_means_the_same(gateway: Open, scratch_postgres: ScratchPostgres) -> None:
+    database = scratch_postgres.fresh_database(SHOP + DECOY)
+    with (
+        gateway(lambda command: hold() if "delete" in command.text else ALLOW) as opened,
+        RawClient(opened.port, database) as client,
+    ):
+        client.send(wire.Query("delete from orders"), wire.Query("select 1"))
+        assert opened.holding.wait(5)
+        with psycopg.connect(scratch_postgres.connection_string(database), autocommit=True) as other:
+            other.execute("create table unrelated ()")
+        opened.do(lambda: opened.driver.settle(Forward(RULE, approval="a1", approver="ann")))
+        assert client.until_ready(2) == ["N 01000", "C DELETE 2", "Z I", "T", "D 1", "C SELECT 1", "Z I"]
