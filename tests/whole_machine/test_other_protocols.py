@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shutil
 import socket
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from pyroute2 import netns
 
+from appliance.protocols.redis.commands import known_key_positions
 from lab.laboratory import REPOSITORY, Lab
 from lab.machines import EXECUTOR, TARGET, Place, namespace
 from lab.redis_bypasses import attack
@@ -242,3 +244,15 @@ def test_nothing_of_it_is_a_fault(machine: Machine) -> None:
     assert "Traceback" not in machine.lab.appliance_log.read_text()
     assert isinstance(machine.lab.appliance, subprocess.Popen)
     assert machine.lab.appliance.poll() is None
+
+
+def test_keys_stand_where_the_server_says_they_do(machine: Machine) -> None:
+    """One command missing its second key would let that key past every rule."""
+    known = known_key_positions()
+    wrong = {}
+    for name, positions in known.items():
+        told = machine.redis.run("COMMAND", "INFO", name).splitlines()
+        found = tuple(int(line) for line in told if re.fullmatch(r"-?\d+", line))[1:4]
+        if found != positions:
+            wrong[name] = (positions, found)
+    assert wrong == {}

@@ -246,10 +246,5 @@ def known_key_positions() -> dict[str, tuple[int, int, int]]:
     return listed | dict.fromkeys(_READ_FURTHER, (1, 1, 1))
 
 
-def known_without_keys() -> frozenset[str]:
-    """Every other known command, none of whose effects is on a key."""
-    return _SESSIONS | _FLUSHES | _KEYSPACE
-
-
 def _text(word: bytes) -> str:
     return word.decode("utf-8", "backslashreplace")
