@@ -113,6 +113,8 @@ _AT: Final = re.compile("[@\uff20\ufe6b]")
 _NO_DOMAIN: Final = frozenset({"png", "jpg", "jpeg", "gif", "webp", "svg", "service", "socket", "timer", "mount"})
 
 _HEX: Final = re.compile(r"\\x((?:[0-9A-Fa-f]{2})+)")
+# Digits written as the hexadecimal of their codes, which need no mark to be told: hardly any other number looks so.
+_HEX_OF_DIGITS: Final = re.compile(r"(?<![0-9A-Fa-f])((?:3[0-9]){13,19})(?![0-9A-Fa-f])")
 _HEX_SHORTEST: Final = 12  # hexadecimal digits; no value that is looked for is shorter than six bytes
 
 _TEXT_TYPES: Final = frozenset({18, 19, 25, 142, 1042, 1043, 2275})  # "char", name, text, xml, bpchar, varchar, cstring
@@ -122,6 +124,12 @@ _BYTEA: Final = 17
 # bool, int2, int4, oid, float4, date, time, timestamp, timestamptz, interval, timetz, uuid: too small or of fixed meaning.
 _INNOCENT_TYPES: Final = frozenset({16, 21, 23, 26, 700, 1082, 1083, 1114, 1184, 1186, 1266, 2950})
 _ELEMENT_TYPES: Final = {1016: 20, 1022: 701, 1231: 1700, 1001: 17, 199: 114, 3807: 3802}
+_RECORD: Final = 2249
+_ROW_ARRAYS: Final = frozenset({2287, 3905, 3907, 3927, 6150, 6151, 6157})  # of records, ranges and multiranges
+_RANGES: Final = {3904: 23, 3906: 1700, 3926: 20}
+_MULTIRANGES: Final = {4451: 3904, 4532: 3906, 4536: 3926}
+_FIRST_USER_OID: Final = 16_384  # FirstNormalObjectId (access/transam.h)
+_NESTING_MAX: Final = 16  # rows within rows; what is deeper is nulled
 _ARRAY_ELEMENTS_MAX: Final = 1 << 20  # elements looked at one by one; a larger array is nulled
 _LENGTH_WORD: Final = re.compile(rb"(\x00\x00[\x00-\xff])[0-9]")
 
@@ -162,6 +170,8 @@ class Detectors:
         """A value in text format, hidden so that it is still a value of its type; None (NULL) where that cannot be."""
         if type_oid in _INNOCENT_TYPES:
             return value
+        if type_oid in _WRITTEN_OTHERWISE and self._finds(_WRITTEN_OTHERWISE[type_oid](value)):
+            return None
         cleaned = self.clean(value)
         if cleaned is value:
             return value
@@ -217,7 +227,10 @@ class Detectors:
             for at, end in finder(text, starts[index], stop):
                 spans.append((at, end, mask))
                 reached[index] = max(reached[index], end)
-        for run in _HEX.finditer(text) if "\\x" in text else ():
+        encoded = [*_HEX.finditer(text)] if "\\x" in text else []
+        if self._has_pan:
+            encoded += _HEX_OF_DIGITS.finditer(text)
+        for run in encoded:
             begin, close = run.span(1)
             if close - begin < _HEX_SHORTEST or begin >= stop:
                 continue
@@ -278,12 +291,19 @@ class Detectors:
             return False
         return _ODD.search(data.decode("utf-8", "surrogateescape")) is not None
 
-    def _is_in_binary(self, type_oid: int, value: bytes) -> bool:
+    def _is_in_binary(self, type_oid: int, value: bytes, depth: int = 0) -> bool:
+        if type_oid in _INNOCENT_TYPES:
+            return False
         if type_oid in _ELEMENT_TYPES:
             elements = _elements(value)
             if elements is None:
                 return True
             return any(self._is_in_binary(_ELEMENT_TYPES[type_oid], element) for element in elements)
+        parts = _parts(type_oid, value)
+        if parts is not None:
+            if depth >= _NESTING_MAX or len(parts) > _ARRAY_ELEMENTS_MAX:
+                return True
+            return any(self._is_in_binary(oid, part, depth + 1) for oid, part in parts)
         number = _NUMBERS.get(type_oid)
         if number is not None:
             written = number(value)
@@ -616,6 +636,72 @@ def _elements(value: bytes) -> list[bytes] | None:
     return elements
 
 
+def _parts(type_oid: int, value: bytes) -> list[tuple[int, bytes]] | None:
+    """The values inside a row, a range, a multirange or an array of these or of a type that we do not know, with their
+    types; None where it is none of them (rowtypes.c record_send, rangetypes.c range_send, multirangetypes.c)."""
+    if type_oid in _RANGES:
+        # Of the flags in the first byte we need none: what is there says how long it is.
+        return _sized(value[1:], _RANGES[type_oid])
+    if type_oid in _MULTIRANGES:
+        return _sized(value[4:], _MULTIRANGES[type_oid])
+    if type_oid != _RECORD and type_oid not in _ROW_ARRAYS and type_oid < _FIRST_USER_OID:
+        return None
+    if type_oid not in _ROW_ARRAYS:
+        fields = _fields(value)
+        if fields is not None:
+            return fields
+    if len(value) < 12 or int.from_bytes(value[4:8], "big") > 1 or not 1 <= int.from_bytes(value[:4], "big") <= 6:
+        return None
+    return _sized(value[12 + 8 * int.from_bytes(value[:4], "big") :], int.from_bytes(value[8:12], "big"))
+
+
+def _sized(value: bytes, type_oid: int) -> list[tuple[int, bytes]] | None:
+    """Values of one type, each behind its length; None where they are not."""
+    found: list[tuple[int, bytes]] = []
+    at = 0
+    while at < len(value):
+        size = int.from_bytes(value[at : at + 4], "big", signed=True)
+        at += 4 + max(size, 0)
+        if size < -1 or at > len(value):
+            return None
+        if size >= 0:
+            found.append((type_oid, value[at - size : at]))
+    return found
+
+
+def _fields(value: bytes) -> list[tuple[int, bytes]] | None:
+    """The fields of a row that are not NULL; None where it is not one."""
+    found: list[tuple[int, bytes]] = []
+    count, at = int.from_bytes(value[:4], "big"), 4
+    if len(value) < 4 or count > len(value) // 8:
+        return None
+    for _ in range(count):
+        size = int.from_bytes(value[at + 4 : at + 8], "big", signed=True)
+        type_oid = int.from_bytes(value[at : at + 4], "big")
+        at += 8 + max(size, 0)
+        if size < -1 or at > len(value):
+            return None
+        if size >= 0:
+            found.append((type_oid, value[at - size : at]))
+    return found if at == len(value) else None
+
+
+def _whole_float(value: bytes) -> str:
+    """The digits of a float in text format that is written with an exponent."""
+    if b"e" not in value:
+        return ""
+    try:
+        number = float(value)
+    except ValueError:
+        return ""
+    return str(int(number)) if abs(number) < 1e20 else ""
+
+
+def _whole_money(value: bytes) -> str:
+    """The digits of an amount of money in text format, before its point, without what groups them."""
+    return "".join(chr(code) for code in value.partition(b".")[0] if 0x30 <= code <= 0x39)
+
+
 def _int8(value: bytes) -> str | None:
     return str(int.from_bytes(value, "big", signed=True)) if len(value) == 8 else None
 
@@ -640,4 +726,5 @@ def _numeric(value: bytes) -> str | None:
     return "".join(f"{digits[at] if at < count else 0:04d}" for at in range(weight + 1)).lstrip("0")
 
 
+_WRITTEN_OTHERWISE: Final[dict[int, Callable[[bytes], str]]] = {701: _whole_float, 790: _whole_money}
 _NUMBERS: Final[dict[int, Callable[[bytes], str | None]]] = {20: _int8, 701: _float8, 1700: _numeric}

@@ -141,7 +141,8 @@ def read(text: str, catalogue: Catalogue, session: SessionView) -> Reading:
         effects |= own
         parameters = max(parameters, reader.parameters)
         sensitive |= found.sensitive
-        statements.append(Statement(sort, part.strip(), own, found.outputs, found.change, found.copies, found.copies_binary))
+        copying = (found.copies, found.copies_binary, found.copies_oddly)
+        statements.append(Statement(sort, part.strip(), own, found.outputs, found.change, *copying))
         mixed |= reader.poison or not _carried(found, state, catalogue)
     if sensitive:
         shown = redact(text, hide_literals=True)

@@ -74,6 +74,14 @@ _EXPLAINED = (
 # What PREPARE takes.
 _PREPARABLE = (ast.SelectStmt, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
 
+# What may stand between and around values that are copied, so that a value inside still looks like what it is: a digit for
+# a quote would be doubled inside every card number, a hyphen for a delimiter would get a backslash.
+_COPY_MARKS = {
+    "delimiter": frozenset("\t,;|\x01\x02\x03\x1c\x1d\x1e\x1f"),
+    "quote": frozenset("\"'"),
+    "escape": frozenset("\"'\\"),
+}
+
 # Prepared statements that run prepared statements do not exist; EXPLAIN EXECUTE and CREATE TABLE AS EXECUTE nest once.
 _NESTED_MAX = 3
 
@@ -340,10 +348,15 @@ class Commands(Definitions):
     # --- COPY
 
     def _copy(self, node: Any) -> Found:
-        binary = False
+        binary, odd = False, False
         for option in node.options or ():
-            if option.defname == "format" and getattr(option.arg, "sval", "").lower() == "binary":
+            value = getattr(option.arg, "sval", None)
+            if option.defname == "format" and (value or "").lower() == "binary":
                 binary = True
+            elif option.defname in _COPY_MARKS:
+                odd |= value not in _COPY_MARKS[option.defname]
+            elif option.defname == "encoding":
+                odd |= (value or "").lower() not in ("utf8", "utf-8", "unicode")
         outside, self.touched = self.touched, Touched()
         try:
             self._copied(node)
@@ -363,7 +376,7 @@ class Commands(Definitions):
             self.touched.add(effect(action, Kind.FILE, node.filename))
             self.touched.add(effect(Action.ADMIN, Kind.FILE, node.filename))
         else:
-            return Found(copies="in" if node.is_from else "out", copies_binary=binary)
+            return Found(copies="in" if node.is_from else "out", copies_binary=binary, copies_oddly=odd)
         return Found()
 
     def _copied(self, node: Any) -> None:

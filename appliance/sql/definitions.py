@@ -156,6 +156,7 @@ class Found:
     change: Change | None = None
     copies: str | None = None
     copies_binary: bool = False
+    copies_oddly: bool = False
     sensitive: bool = False
 
 

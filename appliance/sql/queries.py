@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pglast.enums import CmdType, JoinType, MergeMatchKind, OnConflictAction, ReturningOptionKind, SetOperation
+from pglast.enums import (
+    CmdType,
+    JoinType,
+    MergeMatchKind,
+    OnConflictAction,
+    ReturningOptionKind,
+    SetOperation,
+    SubLinkType,
+)
 
 from appliance.effects import Action, Effect, Kind, Scalar, Thing, Use, unknown
 from appliance.sql import results, system
@@ -21,6 +29,30 @@ from appliance.sql.tree import ast, children, parse_body, strings
 _ROUNDS_MAX = 8
 
 _USER_OIDS = 16_384
+
+_TSVECTOR = 3_614  # pg_type.dat
+
+# What the system's own functions make that unnest takes.
+_ARRAY_MAKERS = frozenset(
+    {
+        "array_agg",
+        "array_append",
+        "array_cat",
+        "array_fill",
+        "array_positions",
+        "array_prepend",
+        "array_remove",
+        "array_replace",
+        "regexp_match",
+        "regexp_split_to_array",
+        "string_to_array",
+        "trim_array",
+        "tsvector_to_array",
+    }
+)
+_TSVECTOR_MAKERS = frozenset(
+    {"array_to_tsvector", "json_to_tsvector", "jsonb_to_tsvector", "setweight", "strip", "to_tsvector", "ts_delete"}
+)
 
 _Item = tuple[list[Entry], list[Column], bool]
 
@@ -270,7 +302,7 @@ class Queries(Expressions):
             entries = [entry]
         columns: list[Column] = []
         for entry in entries:
-            if entry.open:
+            if entry.open or not entry.counted:
                 self.unknown("which columns * stands for is not known")
             columns.extend(entry.columns)
         return columns
@@ -497,10 +529,25 @@ class Queries(Expressions):
                     for each in family
                     if each is relation or any(column.name == other.name for other in each.columns)
                 )
-                kept.append(Column(column.name, sources, plain=0 < column.type_oid < _USER_OIDS, type_oid=column.type_oid))
+                made_of = NO_SOURCES.union(*(self._generated_from(each, column.name) for each in family))
+                plain = 0 < column.type_oid < _USER_OIDS
+                kept.append(Column(column.name, sources, made_of, plain, column.type_oid))
             if self.is_lasting(relation):
                 self.catalogue.memory[key] = kept
         return list(kept)
+
+    def _generated_from(self, relation: Relation, name: str) -> frozenset[Source]:
+        """The columns from which a generated column's value is computed; all of them where its expression cannot be read."""
+        column = next((column for column in relation.columns if column.name == name), None)
+        if column is None or not column.generated:
+            return NO_SOURCES
+        parsed = parse_body("select " + column.default) if column.default is not None else None
+        used = {other.name for other in relation.columns if other is not column}
+        if parsed is not None and len(parsed) == 1:
+            named = _names_in(parsed[0].stmt)
+            used = used if named is None or not named <= used else named
+        thing = table(relation.schema, relation.name)
+        return frozenset(Source(thing, each, 0) for each in used)
 
     def _beneath(self, relation: Relation) -> tuple[list[Column], Touched]:
         """What reading a view does, and where its columns come from."""
@@ -540,7 +587,7 @@ class Queries(Expressions):
 
     def _from_functions(self, node: Any, lateral: Scope) -> Entry:
         columns: list[Column] = []
-        is_open = False
+        is_open, is_counted = False, True
         functions = node.functions
         name = None
         for call, definitions in functions:
@@ -549,7 +596,14 @@ class Queries(Expressions):
             if definitions:
                 columns.extend(self._defined(definitions, lateral))
                 continue
-            found, more = self._shown(call, name, plain=plain, single=node.alias if len(functions) == 1 else None)
+            single = node.alias if len(functions) == 1 else None
+            found, more = self._shown(call, name, plain=plain, single=single)
+            if name == "unnest" and len(found) == 1 and not more:
+                sort = self._unnested(call, lateral)
+                lexemes = [Column(column, plain=True) for column in results.COLUMNS["unnest"]]
+                # Where its argument's type cannot be told, either names find what they mean, but * cannot be counted.
+                found = lexemes if sort == "tsvector" else found if sort == "array" else [*found, *lexemes]
+                is_counted &= sort is not None
             columns.extend(found)
             is_open |= more
         if node.coldeflist:
@@ -558,7 +612,28 @@ class Queries(Expressions):
             if is_open and columns == []:
                 self.unknown("which columns a function shows is not known")
             columns.append(Column("ordinality", plain=True))
-        return _aliased(Entry(name, columns, open=is_open), node.alias)
+        return _aliased(Entry(name, columns, open=is_open, counted=is_counted), node.alias)
+
+    def _unnested(self, call: Any, scope: Scope) -> str | None:
+        """Whether unnest is given an "array" or a "tsvector"; None where that cannot be told."""
+        if not call.args:
+            return None
+        value: Any = call.args[0]
+        kind = type(value)
+        if kind is ast.A_ArrayExpr or (kind is ast.SubLink and value.subLinkType == SubLinkType.ARRAY_SUBLINK):
+            return "array"
+        if kind is ast.TypeCast:
+            name = strings(value.typeName.names)[-1]
+            return "array" if value.typeName.arrayBounds or name[0] == "_" else "tsvector" if name == "tsvector" else None
+        if kind is ast.FuncCall:
+            maker = value.funcname[-1].sval
+            if not self.state.functions(None, maker):
+                return "array" if maker in _ARRAY_MAKERS else "tsvector" if maker in _TSVECTOR_MAKERS else None
+        if kind is ast.ColumnRef and type(value.fields[-1]) is not ast.A_Star:
+            found = self.find(value, scope)
+            if isinstance(found, Column) and 0 < found.type_oid < _USER_OIDS:
+                return "tsvector" if found.type_oid == _TSVECTOR else "array"
+        return None
 
     def _defined(self, definitions: Any, scope: Scope) -> list[Column]:
         found = []
@@ -580,13 +655,13 @@ class Queries(Expressions):
             shape = shapes.pop() if len(shapes) == 1 else None
             if shape is None:
                 return [scalar], True
-            # One column takes the alias unless it has a name of its own, which we cannot tell apart: both will find it.
-            return [Column(column) for column in shape] if len(shape) > 1 else [scalar], False
-        if users and not plain:
+            # One column takes the alias unless it is an OUT argument, whose name goes first.
+            return [scalar] if shape == (name,) else [Column(column) for column in shape], False
+        if users:
             return [scalar], True
         if name == "_pg_expandarray":
             return [Column("x"), Column("n", plain=True)], False
-        known = results.COLUMNS.get(name)
+        known = results.COLUMNS.get(name) if name != "unnest" else None
         if known is not None:
             return [Column(column, plain=plain) for column in known], False
         if name in results.OPEN:
@@ -642,9 +717,10 @@ class Queries(Expressions):
         beside = Scope(parent=lateral.parent, entries=[*lateral.entries, *left])
         right, right_columns, right_open = self.from_item(node.rarg, beside, outer)
         is_open = left_open or right_open
+        is_counted = all(entry.counted for entry in (*left, *right))
         names: tuple[str, ...] = strings(node.usingClause or ())
         if node.isNatural:
-            if is_open:
+            if is_open or not is_counted:
                 self.unknown("which columns a NATURAL JOIN uses is not known")
             theirs = {column.name for column in right_columns}
             names = tuple(column.name for column in left_columns if column.name in theirs)
@@ -665,11 +741,11 @@ class Queries(Expressions):
         if node.join_using_alias is not None:
             extra = [Entry(node.join_using_alias.aliasname, merged, unqualified=False)]
         if node.alias is not None:
-            whole = _aliased(Entry(None, columns, open=is_open), node.alias)
+            whole = _aliased(Entry(None, columns, open=is_open, counted=is_counted), node.alias)
             return [whole, *extra], whole.columns, is_open
         for entry in (*left, *right):
             entry.unqualified = False
-        joined = Entry(None, columns, qualified=False, open=is_open)
+        joined = Entry(None, columns, qualified=False, open=is_open, counted=is_counted)
         return [*left, *right, joined, *extra], columns, is_open
 
     def _merged(self, node: Any, name: str, left: list[Column], right: list[Column], *, is_open: bool) -> Column:
@@ -1002,6 +1078,20 @@ def _body_statements(text: str) -> list[Any] | None:
         return found
     parsed = parse_body(text)
     return None if parsed is None else [statement.stmt for statement in parsed]
+
+
+def _names_in(tree: Any) -> set[str] | None:
+    """The names of all the columns in an expression; None where it uses a whole row."""
+    named: set[str] = set()
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if type(node) is ast.ColumnRef:
+            if type(node.fields[-1]) is not ast.String:
+                return None
+            named.add(node.fields[-1].sval)
+        waiting.extend(children(node))
+    return named
 
 
 def _has_clauses(node: Any) -> bool:

@@ -115,8 +115,8 @@ Change = SetSearchPath | Prepare | Deallocate | DeclareCursor | DiscardAll | Cha
 class Statement:
     """One statement of a text. `sort` is the name of its node in the server's grammar ("SelectStmt"). `outputs` is None
     where it returns no rows. `text` is its own part of the whole. `copies`: "in" or "out" for COPY … STDIN/STDOUT,
-    with `copies_binary`. `fetches`: the cursor whose rows it returns, whose outputs are then the cursor's.
-    `executes`: the prepared statement it runs."""
+    with `copies_binary`; `copies_oddly`: with marks or in an encoding that keep values from looking like what they are.
+    What FETCH and EXECUTE return are the outputs of the cursor or prepared statement."""
 
     sort: str
     text: str
@@ -125,6 +125,7 @@ class Statement:
     change: Change | None = None
     copies: str | None = None
     copies_binary: bool = False
+    copies_oddly: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ class Column:
 class Entry:
     """Something in FROM under one name. `qualified`: `name.column` finds it; `unqualified`: `column` does. `open`: it may
     have more columns than these. `relation`: what it is, where system columns exist and `schema.name` may stand before a
-    column; `aliased`: no longer under its own name."""
+    column; `aliased`: no longer under its own name. `counted`: it has exactly these columns, so that * can be told."""
 
     name: str | None
     columns: list[Column]
@@ -39,6 +39,7 @@ class Entry:
     qualified: bool = True
     unqualified: bool = True
     open: bool = False
+    counted: bool = True
 
 
 class CommonTable:

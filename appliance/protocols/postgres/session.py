@@ -475,7 +475,8 @@ class Session:
         run.append(wire.frame(wire.EXECUTE, payload))
 
     def _may_infer_fields(self, portal: Portal) -> bool:
-        return portal.definition is not None and portal.definition.fields is not None
+        # What a FETCH or EXECUTE returns may have changed since its own statement was described.
+        return portal.definition is not None and portal.definition.fields is not None and portal.bound is None
 
     # Commands.
 
@@ -672,6 +673,8 @@ class Session:
             return "0A000", "the statement cannot be understood, so its masked columns cannot be told"
         if obligations.values and any(s.copies == "out" and s.copies_binary for s in plan.reading.statements):
             return "0A000", "COPY in binary format cannot be masked; use text or CSV format"
+        if obligations.values and any(s.copies == "out" and s.copies_oddly for s in plan.reading.statements):
+            return "0A000", "COPY with these marks or encoding cannot be masked; use the usual delimiter, quote and escape"
         message = plan.message
         if isinstance(message, wire.Bind) and message.result_formats:
             statement = plan.reading.statements[0] if plan.reading.statements else None
@@ -1133,7 +1136,8 @@ class Session:
             raise PeerError("rows from the target for a command that has none")
         statement = entry.statements[len(entry.tags)] if len(entry.tags) < len(entry.statements) else None
         outputs = None if statement is None else statement.outputs
-        self._describe_rows(entry.rows, fields, outputs, entry.obligations)
+        effects = statement.effects if statement is not None else frozenset()
+        self._describe_rows(entry.rows, fields, outputs, effects, entry.obligations)
         if self._last_word is None:
             self._out.append(wire.frame(wire.ROW_DESCRIPTION, payload))
 
@@ -1163,35 +1167,66 @@ class Session:
             if not rows.is_plain or portal.obligations.fields or portal.obligations.quiet:
                 self._fail("the columns of a masked result are not known")
             return
-        self._describe_rows(rows, fields, portal.outputs, portal.obligations)
+        effects = portal.statement.effects if portal.statement is not None else frozenset()
+        self._describe_rows(rows, fields, portal.outputs, effects, portal.obligations)
 
     def _describe_rows(
-        self, rows: Rows, fields: tuple[wire.Field, ...], outputs: tuple[Output, ...] | None, obligations: Obligations
+        self,
+        rows: Rows,
+        fields: tuple[wire.Field, ...],
+        outputs: tuple[Output, ...] | None,
+        effects: frozenset[Effect],
+        obligations: Obligations,
     ) -> None:
-        masks: dict[int, Mask] = {}
-        if obligations.fields:
-            masks = _masks(outputs, obligations)
-            # What was read to return no rows shows no column; where it touches masked data that is not enough.
-            if obligations.quiet if outputs is None else len(fields) != len(outputs):
+        masks = _masks(outputs, obligations)
+        if obligations.fields or obligations.quiet:
+            # What touches masked data must be read right in every position, whether or not a mask came of it.
+            described = [field.name for field in fields]
+            if described != [output.name for output in outputs or ()]:
                 self._fail("the target's result has other columns than the statement was read to have")
                 return
-            self._check_masks(fields, masks, obligations)
+        self._check_origins(fields, masks, outputs, effects, obligations)
         rows.describe(fields, masks)
 
-    def _check_masks(self, fields: tuple[wire.Field, ...], masks: dict[int, Mask], obligations: Obligations) -> None:
-        """A second look, with the server's own word on where each column comes from."""
+    def _check_origins(
+        self,
+        fields: tuple[wire.Field, ...],
+        masks: dict[int, Mask],
+        outputs: tuple[Output, ...] | None,
+        effects: frozenset[Effect],
+        obligations: Obligations,
+    ) -> None:
+        """A second look, with the server's own word on where each column comes from: it must have been judged, and where
+        it is masked the mask must be on it."""
         masked = {(mask.thing, mask.field) for mask in obligations.fields}
+        judged: set[tuple[Thing, str]] | None = None
         for position, field in enumerate(fields):
-            if position in masks:
-                if field.format == 1 and field.type_oid not in TEXT_LIKE_OIDS:
-                    self._fail(f"column {position + 1} is masked and came in binary format")
+            if position in masks and field.format == 1 and field.type_oid not in TEXT_LIKE_OIDS:
+                self._fail(f"column {position + 1} is masked and came in binary format")
+                return
+            origin = self._origin(field)
+            if origin is None or position in masks:
                 continue
-            relation = self._catalogue.relation_by_oid.get(field.table) if field.table else None
-            if relation is None:
-                continue
-            thing = Thing(Kind.TABLE, (relation.schema, relation.name))
-            if any(c.number == field.column and (thing, c.name) in masked for c in relation.columns):
+            if origin in masked:
                 self._fail("the target gives a masked column where the statement was read to have none")
+                return
+            if judged is None:
+                judged = {(effect.thing, name) for effect in effects for name in effect.fields}
+                judged |= {(source.thing, source.field) for output in outputs or () for source in output.sources}
+            if origin not in judged:
+                self._fail("the target gives a column that the statement was not read to give")
+                return
+
+    def _origin(self, field: wire.Field) -> tuple[Thing, str] | None:
+        """The table column that the server says a result's column is; None for a computed one, and for those of relations
+        that the catalogue does not show or whose columns nothing is said about (sequences, system columns)."""
+        relation = self._catalogue.relation_by_oid.get(field.table) if field.table else None
+        if relation is None or relation.kind == "S" or relation.schema.startswith("pg_temp"):
+            return None
+        for column in relation.columns:
+            if column.number == field.column:
+                return Thing(Kind.TABLE, (relation.schema, relation.name)), column.name
+        return None
 
     def _take_copy_out(self, code: int, payload: bytes) -> None:
         entry = self._answering(Expected.QUERY, Expected.EXECUTE)
