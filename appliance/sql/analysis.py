@@ -29,7 +29,7 @@ from appliance.sql.reading import (
     Statement,
     Transaction,
 )
-from appliance.sql.redaction import redact
+from appliance.sql.redaction import is_costly_to_scan, redact
 
 # Servers older than this speak a grammar whose differences from the one used here have not been gone through.
 SERVER_VERSION_MIN = 140_000
@@ -210,6 +210,8 @@ def _unfit(text: str, catalogue: Catalogue) -> Problem | None:
         return Problem("0A000", f"servers before {SERVER_VERSION_MIN // 10_000} are not supported")
     if "\0" in text:
         return Problem("22021", 'invalid byte sequence for encoding "UTF8": 0x00')
+    if is_costly_to_scan(text):
+        return Problem("54001", "statement too complex")
     if len(text) > _SHORT_MAX and _nests_too_deeply(text):
         return Problem("54001", "statement too complex")
     return None

@@ -69,6 +69,13 @@ def uses(shop: Catalogue, text: str, table: str = "public.customers", field: str
     }
 
 
+def test_text_that_takes_the_scanner_too_long_is_refused_at_once(shop: Catalogue) -> None:
+    for text in ("select 1 " + "+" * 20_000 + " 1", "/*" * 20_000 + "*/" * 20_000 + "select 1"):
+        reading = done(shop, text)
+        assert reading.problem is not None and reading.problem.sqlstate == "54001"
+    assert not has_unknown(done(shop, "select '" + "-=" * 20_000 + "'"))
+
+
 def has_unknown(reading: Reading) -> bool:
     return any(each.action is Action.UNKNOWN for each in reading.effects)
 
