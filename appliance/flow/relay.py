@@ -46,6 +46,11 @@ _TARGET_SECONDS = 10.0
 _CLOSE_SECONDS = 5.0
 
 
+def _trace_of(error: Exception) -> str:
+    """Where it happened and what sort of error it is. Not what it says: that may quote the peer's payload (wall 8)."""
+    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
+
+
 class FlowServices(Protocol):
     """What a flow needs of its worker. Calls to control raise UnavailableError where control does not answer."""
 
@@ -224,7 +229,7 @@ class Relay:
         except RecordingError as error:
             self._finish(f"its record could not be written: {error}", is_reset=True)
         except Exception as error:  # noqa: BLE001  the border where our own bugs end one flow, closed
-            self._finish(f"a fault of the gateway: {type(error).__name__}", trace=traceback.format_exc(), is_reset=True)
+            self._finish(f"a fault of the gateway: {type(error).__name__}", trace=_trace_of(error), is_reset=True)
 
     def _receive(self, side: Side, data: bytes) -> None:
         assert self._inspector is not None

@@ -51,6 +51,10 @@ _PIECE_SIZE: Final = 64 << 10
 # Tags of a text with many statements; a record names the first ones.
 _STATUS_LENGTH_MAX: Final = 200
 _DETECTORS_MAX: Final = 64
+# What the texts of a session's prepared statements may have together, so that their number alone is no way to fill memory.
+# One statement may be as long as any other; short ones are counted by NAMES_MAX.
+_TEXTS_LENGTH_MAX: Final = wire.COMMAND_SIZE_MAX
+_SMALL_TEXT: Final = 4_096
 
 # The name of the statement that is sent to fail, and of those that run a person's version. A client cannot use them.
 _OWN_PREFIX: Final = "sluicegate_"
@@ -492,6 +496,9 @@ class Session:
                     return self._unknown_name(message, "42602", f"prepared statement names in {_OWN_PREFIX}* are reserved")
                 if len(self._state.statements) >= NAMES_MAX:
                     return self._unknown_name(message, "53400", f"more than {NAMES_MAX} prepared statements")
+                if len(text) > _SMALL_TEXT and self._state.statement_letters + len(text) > _TEXTS_LENGTH_MAX:
+                    said = f"prepared statements of more than {_TEXTS_LENGTH_MAX} characters"
+                    return self._unknown_name(message, "53400", said)
                 return self._read_text(message, code, payload, text, None)
             case wire.Bind(statement=name, portal=portal):
                 definition = self._state.statements.find(name, self._sequence)

@@ -195,6 +195,11 @@ class SessionState:
         return self._names.unclear
 
     @property
+    def statement_letters(self) -> int:
+        """How many characters the texts of all prepared statements have."""
+        return sum(len(definition.text) for definition in self.statements.visible().values())
+
+    @property
     def savepoints(self) -> int:
         """How many are open."""
         return len(self._savepoints)

@@ -549,3 +549,14 @@ def test_a_target_that_does_not_fail_on_what_stands_for_a_refusal_ends_the_flow(
     with pytest.raises(PeerError):
         driver.receive(TARGET, answer)
     assert driver.taken_by_client() == b""
+
+
+def test_the_texts_of_prepared_statements_are_bounded_together() -> None:
+    driver = session(allow)
+    text = "select 1 /* " + "x" * (16 << 20) + " */"
+    for number in range(4):
+        driver.receive(CLIENT, wire.Parse(f"s{number}", text).build() + wire.Flush().build())
+        if driver.closed is None and number < 3:
+            driver.receive(TARGET, PARSED)
+    driver.receive(TARGET, OUR_ERROR)
+    assert "E 53400" in short_all(driver.taken_by_client())
