@@ -19,8 +19,6 @@ from appliance.protocols.postgres.readings import ReadingCache
 from appliance.protocols.redis.inspector import RedisInspector
 from appliance.settings import Settings
 from appliance.sql.analysis import read
-from appliance.supervision import supervise
-from kernel.gateway import catch, check
 from ui.cli import build_cli
 
 
@@ -48,6 +46,10 @@ def run(table: Mapping[str, InspectorMaker], module: str) -> None:
     protocols = frozenset(table)
 
     def up(configuration: Path, ready: int | None) -> int:
+        # What one process alone needs is imported there: a worker that has to come back serves the sooner.
+        from appliance.supervision import supervise
+        from kernel.gateway import catch, check
+
         settings = read_configuration(str(configuration), protocols)
         program = [sys.executable, "-m", module]
         file = str(configuration.resolve())
@@ -81,7 +83,6 @@ def run(table: Mapping[str, InspectorMaker], module: str) -> None:
         return supervise(settings, control_command, worker_command, ready, mend)
 
     def control(configuration: Path, ready: int) -> int:
-        # Only here: what control alone needs is a third of what a worker would import before it serves.
         from appliance.control.process import run_control
 
         settings = read_configuration(str(configuration), protocols)

@@ -23,7 +23,6 @@ from appliance.documents import read_document
 from appliance.errors import SettingError, SettingErrors, SluicegateError
 from appliance.settings import NetworkSettings, Settings
 from appliance.tls.authority import read_certificate
-from kernel.gateway import release as release_caught
 from ui.approvals import approvals
 from ui.conversation import ask_control
 from ui.policies import policy
@@ -220,7 +219,10 @@ def authority_show(state: Path) -> None:
 
 @click.command()
 def release() -> None:
-    """Take the kernel's rules back, as root: nothing is caught any more, and executors reach nothing through here."""
+    """Take the kernel's rules back, as root: nothing is caught any more, and executors reach nothing through here.
+
+    For after `up` has ended: while it runs, it puts them back.
+    """
     _run(_release)
 
 
@@ -235,6 +237,9 @@ def completion(context: click.Context, shell: str) -> None:
 
 
 def _release() -> int:
+    # Only here: what reaches into the kernel takes longer to import than most commands to run.
+    from kernel.gateway import release as release_caught
+
     release_caught()
     return 0
 

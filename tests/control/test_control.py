@@ -41,6 +41,7 @@ from appliance.ipc.messages import (
     KeyRegistered,
     Leaf,
     LeafWanted,
+    Leave,
     Message,
     PolicyChanged,
     Settled,
@@ -671,6 +672,32 @@ def test_records_are_taken_in_and_verify(hosted: Hosted) -> None:
             journal.close()
 
     run(body())
+
+
+def damage(journals: Path) -> None:
+    (file,) = journals.glob("*.journal")
+    with file.open("ab") as tail:
+        tail.write(b"\0\0\0\1" + bytes(33))
+
+
+def test_a_worker_whose_journal_is_tampered_with_is_told_to_leave_and_answered_no_more(hosted: Hosted) -> None:
+    async def body() -> None:
+        async with worker(hosted) as one:
+            assert one.welcome is not None
+            journal = Journal(Path(one.welcome.journals), 0, one.welcome.seal_key, time.time_ns())
+            journal.append(FlowOpened("flow-1", time.time_ns(), "10.1.0.6:1", "10.9.0.1:5432", agent="migrator"))
+            assert (await hosted.command("drain"))[0] == 0
+            damage(Path(one.welcome.journals))
+            assert "broken chain" in (await one.hear(Leave)).reason
+            await asyncio.wait_for(one.lost.wait(), SECONDS)
+            # This process, its worker, stays and comes again: so it may lie, too.
+            with pytest.raises(UnavailableError):
+                async with worker(hosted):
+                    pass
+            journal.close()
+
+    run(body())
+    assert "WORKER DISTRUSTED" in hosted.said()
 
 
 def test_the_appliance_ends_in_good_order(hosted: Hosted) -> None:
