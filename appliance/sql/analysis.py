@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +34,9 @@ from appliance.sql.redaction import is_costly_to_scan, redact
 
 # Servers older than this speak a grammar whose differences from the one used here have not been gone through.
 SERVER_VERSION_MIN = 140_000
+
+# Numbers in other bases or with underscores (0xff, 1_000) came with PostgreSQL 16; before, their tail was a name of its own.
+_NEWER_NUMBER = re.compile(r"0[xXoObB][0-9a-fA-F_]|[0-9]+_[0-9]|[0-9]*\.[0-9]*_")
 
 # The grammar's tree is built by recursion in C, which at some 10,000 levels of nesting runs out of stack and takes the
 # process along. A level costs at least two characters of text, so that a text this short cannot get near there.
@@ -212,9 +216,20 @@ def _unfit(text: str, catalogue: Catalogue) -> Problem | None:
         return Problem("22021", 'invalid byte sequence for encoding "UTF8": 0x00')
     if is_costly_to_scan(text):
         return Problem("54001", "statement too complex")
+    if catalogue.server_version < 160_000 and _NEWER_NUMBER.search(text) and _has_newer_number(text):
+        return Problem("42601", "trailing junk after numeric literal")
     if len(text) > _SHORT_MAX and _nests_too_deeply(text):
         return Problem("54001", "statement too complex")
     return None
+
+
+def _has_newer_number(text: str) -> bool:
+    try:
+        return any(
+            token.name in ("ICONST", "FCONST", "PARAM") and _NEWER_NUMBER.match(text, token.start) for token in scan(text)
+        )
+    except GrammarError:
+        return False  # The grammar's own scanner will say so too.
 
 
 def _nests_too_deeply(text: str) -> bool:

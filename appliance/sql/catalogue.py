@@ -130,6 +130,8 @@ class Catalogue:
     types: tuple[UserType, ...] = ()
     casts: tuple[int, ...] = ()  # OIDs of user functions behind casts outside the system's own
     foreign_keys: tuple[ForeignKey, ...] = ()
+    # For each of `casts` its function, the type it takes and the type it makes; empty where that is not known.
+    cast_ends: tuple[tuple[int, int, int], ...] = ()
     event_triggers: bool = False
 
     @cached_property

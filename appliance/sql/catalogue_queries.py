@@ -211,7 +211,11 @@ _TYPES = _rows(
     where {_NAMED_SCHEMA} and (t.oid >= {_USERS} or n.nspname not in ({_OWN_SCHEMAS}))""",
 )
 
-_CASTS = f"select coalesce(json_agg(castfunc::bigint order by oid), '[]')::text from pg_cast where castfunc >= {_USERS}"
+_CASTS = _rows(
+    "castfunc::bigint, castsource::bigint, casttarget::bigint",
+    "oid",
+    f"from pg_cast where castfunc >= {_USERS}",
+)
 
 _KEY_COLUMNS = """array(select a.attname::text from unnest(k.{key}) with ordinality as u(number, place)
       join pg_attribute a on a.attrelid = k.{table} and a.attnum = u.number order by u.place)"""
@@ -339,6 +343,7 @@ def build(rows: Mapping[str, str]) -> Catalogue:
         triggers.setdefault(trigger.relation, []).append(Trigger(trigger.name, _events(trigger.bits), trigger.function))
         if trigger.definition is not None:
             expressions.setdefault(trigger.relation, []).append(_condition(trigger.definition))
+    casts = _read(rows, "casts", list[tuple[int, int, int]])
     return Catalogue(
         version=_text(rows, "version"),
         server_version=session.server_version,
@@ -365,7 +370,8 @@ def build(rows: Mapping[str, str]) -> Catalogue:
         functions=tuple(_function(each, columns) for each in _read(rows, "functions", list[_Function])),
         operators=tuple(UserOperator(*each) for each in _read(rows, "operators", list[tuple[str, str, int]])),
         types=_types(_read(rows, "types", list[_Type]), columns),
-        casts=tuple(_read(rows, "casts", list[int])),
+        casts=tuple(function for function, _, _ in casts),
+        cast_ends=tuple(casts),
         foreign_keys=tuple(
             ForeignKey(each.child, each.child_columns, each.parent, each.on_delete, each.on_update, each.parent_columns)
             for each in _read(rows, "foreign keys", list[_ForeignKey])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pglast.enums import (
@@ -16,10 +16,10 @@ from pglast.enums import (
 )
 from pglast.parser import scan
 
-from appliance.effects import Action, Effect, Kind, Scalar, Use, effect
+from appliance.effects import Action, Effect, Kind, Scalar, Thing, Use, effect
 from appliance.sql import system
 from appliance.sql.definitions import Definitions, Found
-from appliance.sql.names import TEMPORARY, TroubleError, kin, written_name
+from appliance.sql.names import TEMPORARY, TroubleError, kin, types_by_oid, written_name
 from appliance.sql.reading import (
     ChangeCatalogue,
     Deallocate,
@@ -33,6 +33,8 @@ from appliance.sql.reading import (
 from appliance.sql.scopes import Column, Scope
 from appliance.sql.touched import Touched, marked
 from appliance.sql.tree import ast, parse_body, strings
+
+FIRST_USERS_OID = 16_384  # FirstNormalObjectId
 
 _CURSOR_BINARY = 0x0001  # parsenodes.h
 _CURSOR_HOLD = 0x0020
@@ -101,7 +103,39 @@ class Commands(Definitions):
         if reader is None:
             self.unknown(f"{type(node).__name__} is not understood")
             return Found()
-        return reader(self, node)
+        found = reader(self, node)
+        if self.catalogue.casts:
+            self._casts()
+        return found
+
+    def _casts(self) -> None:
+        """Users' casts that nobody wrote may run where a value meets another type: every one that fits the users' types of
+        the columns that are computed with or written, and every one between two types of the system's."""
+        if not self.touched.reads and not self.touched.effects:
+            return
+        used: set[int] = set()
+        for (thing, use), fields in list(self.touched.reads.items()):
+            if use in (Use.COMPUTE, Use.COMPARE):
+                used |= self._users_types(thing, fields)
+        for each in self.touched.effects:
+            if each.action in (Action.INSERT, Action.UPDATE):
+                used |= self._users_types(each.thing, each.fields)
+        types = types_by_oid(self.catalogue)
+        # Of what is made of other types, and of what a function answers, any part may be cast.
+        is_open = any(each.action is Action.CALL for each in self.touched.effects) or any(
+            oid not in types or types[oid].kind not in "er" for oid in used
+        )
+        ends = self.catalogue.cast_ends or tuple((oid, 0, 0) for oid in self.catalogue.casts)
+        for function, source, target in ends:
+            if is_open or source in used or target in used or max(source, target) < FIRST_USERS_OID:
+                self.run_by_oid(function)
+
+    def _users_types(self, thing: Thing, fields: Iterable[str]) -> set[int]:
+        relation = self.state.relation(thing.path[0], thing.path[1]) if len(thing.path) == 2 else None
+        if relation is None:
+            return set()
+        wanted = set(fields)
+        return {c.type_oid for c in relation.columns if c.name in wanted and c.type_oid >= FIRST_USERS_OID}
 
     # --- queries
 

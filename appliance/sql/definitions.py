@@ -72,6 +72,13 @@ _KINDS = {
     ObjectType.OBJECT_EXTENSION: Kind.EXTENSION,
 }
 
+# What goes by the name of a table and is none, where a rule may want to tell them apart.
+_FORMS: dict[Any, Scalar] = {
+    ObjectType.OBJECT_VIEW: "view",
+    ObjectType.OBJECT_MATVIEW: "materialized_view",
+    ObjectType.OBJECT_FOREIGN_TABLE: "foreign_table",
+}
+
 # Objects that hang on a table: their path is the table's with their own name at its end, and the table is altered.
 _ON_TABLES = frozenset(
     {
@@ -209,7 +216,14 @@ class Definitions(Queries):
     # --- tables
 
     def create_table(self, node: Any) -> Found:
+        if type(node) is ast.CreateForeignTableStmt:
+            found = self.create_table(node.base)
+            path = self.placed(node.base.relation)
+            self.touched.add(effect(Action.CREATE, Kind.TABLE, *path, form="foreign", opaque=True))
+            return replace(found, change=ChangeCatalogue(unclear=True))
         schema, name = self.placed(node.relation)
+        if schema in SYSTEM_SCHEMAS:
+            self.unknown("a table among the system's own", Kind.TABLE, schema, name)
         columns: list[TableColumn] = []
         marks: dict[str, Scalar] = {}
         form = "plain"
@@ -230,8 +244,6 @@ class Definitions(Queries):
             for parent in node.inhRelations:
                 above = self.relation(parent)
                 self.touched.add(effect(Action.ALTER, Kind.TABLE, above.schema, above.name, change=form))
-        if type(node) is ast.CreateForeignTableStmt:
-            form = "foreign"
         outside, self.touched = self.touched, Touched()
         for element in node.tableElts or ():
             if type(element) is ast.ColumnDef and element.typeName is not None:
@@ -483,7 +495,9 @@ class Definitions(Queries):
                     self.unknown("what is dropped along with this is not known")
                 continue
             path = self.old_path(kind, names)
-            self.touched.add(marked(Action.DROP, kind, path, _sort(kind, node.removeType)))
+            form = _FORMS.get(node.removeType)
+            marks = _sort(kind, node.removeType) if form is None else {"form": form}
+            self.touched.add(marked(Action.DROP, kind, path, marks))
             relation = self.state.relation(path[0], path[1]) if kind in _RELATIONS and len(path) == 2 else None
             if kind is Kind.INDEX and len(path) == 2:
                 self.touched.add(effect(Action.DROP, Kind.INDEX, *path))

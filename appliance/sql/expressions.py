@@ -7,7 +7,7 @@ function that a user made for a type of their own be left out of what may run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pglast.enums import A_Expr_Kind, BoolExprType, SubLinkType
@@ -16,6 +16,7 @@ from appliance.effects import Action, Kind, Scalar, Use, effect, unknown
 from appliance.sql import system
 from appliance.sql.catalogue import Catalogue, Function, Relation
 from appliance.sql.names import State, TroubleError, types_by_oid, written_name
+from appliance.sql.reading import Source
 from appliance.sql.scopes import Column, Entry, Scope
 from appliance.sql.touched import Touched, marked
 from appliance.sql.tree import ast, children, parse_body, strings
@@ -135,9 +136,17 @@ class Expressions:
     def use(self, column: Column, use: Use) -> None:
         """That column's value is used so."""
         if column.sources:
+            self._look(column.sources)
             self.touched.use(column.sources, use)
         if column.computed:
+            self._look(column.computed)
             self.touched.use(column.computed, Use.COMPUTE)
+
+    def _look(self, sources: Iterable[Source]) -> None:
+        for source in sources:
+            schema, *names = source.thing.path
+            if schema == "pg_catalog" and not system.is_readable_column(schema, ".".join(names), source.field):
+                self.unknown("this column of the system is not on the allow-list", Kind.TABLE, *source.thing.path)
 
     def use_all(self, columns: list[Column], use: Use) -> None:
         """All those columns' values are used so."""
@@ -484,9 +493,13 @@ class Expressions:
         self.touched.add(marked(Action.CALL, Kind.FUNCTION, (function.schema, function.name), marks))
         if touched is not None:
             self.touched.take_computed(touched)
+        for text in function.argument_defaults:
+            self.owned_expression(text, None)
 
     def _body_of(self, function: Function) -> Touched | None:
         """What the body of a function does; None where that cannot be read."""
+        if function.extension is not None and function.language in ("c", "internal"):
+            return Touched() if system.is_safe_extension_function(function.extension, function.name) else None
         if function.language != "sql" or function.source is None or function.kind not in ("f", "p"):
             return None
         if function.oid in self.bodies or len(self.bodies) >= BODIES_MAX:
@@ -557,11 +570,14 @@ class Expressions:
         scope = Scope(entries=[Entry(relation.name, columns, relation=relation, aliased=False)] if relation else [])
         inner.arguments = frozenset({"value"})  # a domain's check names its value so
         statements = parse_body("select " + text)
-        if statements is None or len(statements) != 1 or len(statements[0].stmt.targetList or ()) != 1:
+        targets = statements[0].stmt.targetList if statements is not None and len(statements) == 1 else None
+        if not targets:
             inner.unknown("an expression of a definition could not be parsed")
             return inner.touched
         try:
-            inner.expression(statements[0].stmt.targetList[0].val, scope)
+            # The server prints several of them (an index's, the defaults of arguments) as one list.
+            for target in targets:
+                inner.expression(target.val, scope)
         except TroubleError as trouble:
             inner.unknown(f"an expression of a definition could not be read: {trouble.problem.sqlstate}")
         return inner.touched

@@ -68,6 +68,11 @@ class State:
         return self._order
 
     @property
+    def _seen(self) -> tuple[str, ...]:
+        """The schemas in which functions, operators and types are looked up: users may have put some beside the system's."""
+        return self._path if "pg_catalog" in self._path else ("pg_catalog", *self._path)
+
+    @property
     def system_first(self) -> bool:
         """Whether no schema of users' comes before the system's own."""
         return "pg_catalog" not in self._path or self._path[0] == "pg_catalog"
@@ -100,7 +105,7 @@ class State:
         found = self.catalogue.functions_by_name.get(name, ())
         if schema is not None:
             return tuple(function for function in found if function.schema == schema)
-        return tuple(function for function in found if function.schema in self._path) if found else ()
+        return tuple(function for function in found if function.schema in self._seen) if found else ()
 
     def is_system_function(self, schema: str | None, name: str) -> bool:
         """Whether the name may mean a function of the system's."""
@@ -117,11 +122,11 @@ class State:
         found = operators_by_name(self.catalogue).get(name, ())
         if schema is not None:
             return tuple(operator for operator in found if operator.schema == schema)
-        return tuple(operator for operator in found if operator.schema in self._path) if found else ()
+        return tuple(operator for operator in found if operator.schema in self._seen) if found else ()
 
     def type(self, schema: str | None, name: str) -> UserType | None:
         """The user's type of that name, or None."""
-        for place in (schema,) if schema is not None else self._path:
+        for place in (schema,) if schema is not None else self._seen:
             found = types_by_name(self.catalogue).get((place, name))
             if found is not None:
                 return found

@@ -23,8 +23,8 @@ _NUMBERS = frozenset({"ICONST", "FCONST"})
 _STRINGS = frozenset({"SCONST", "USCONST", "BCONST", "XCONST"})
 _COMMENTS = frozenset({"SQL_COMMENT", "C_COMMENT"})
 
-# The scanner takes a run of operator characters again for each sign or comment in it, so that a run of n costs n² steps, some
-# 3·10⁸ a second. A run without + and /* is one token, or a comment to the end of its line, and taken once.
+# The scanner takes a run of operator characters again for each sign or comment in it, so that a run of n costs n² steps,
+# some 3·10⁸ a second. A run without + and /* is one token, or a comment to the end of its line, and taken once.
 _SCAN_STEPS_MAX = 20_000_000
 _OPERATORS = re.compile(r"[-~!@#^&|`?+*/%<>=]{64,}")
 

@@ -33,6 +33,12 @@ def is_safe_function(name: str) -> bool:
     return name in _names("functions.txt")
 
 
+def is_safe_extension_function(extension: str, name: str) -> bool:
+    """Whether every function of that name that belongs to that extension, and is not written in SQL, is like those of
+    is_safe_function."""
+    return f"{extension}.{name}" in _names("extensions.txt")
+
+
 def is_safe_operator(name: str) -> bool:
     """Whether pg_catalog has operators of that name; each of them is backed by a safe function."""
     return name in _names("operators.txt")
@@ -41,6 +47,11 @@ def is_safe_operator(name: str) -> bool:
 def is_safe_type(name: str) -> bool:
     """Whether that is a type of pg_catalog, by its name in pg_type ("int4", "_text"); none of these runs a user's code."""
     return name in _names("types.txt")
+
+
+def is_readable_column(schema: str, relation: str, column: str) -> bool:
+    """Whether that column of a readable relation may be used: one relation has a secret in a column of its own."""
+    return (schema, relation, column) != ("pg_catalog", "pg_subscription", "subconninfo")
 
 
 def is_readable_relation(schema: str, name: str) -> bool:

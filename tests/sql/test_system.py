@@ -262,7 +262,7 @@ def test_every_readable_relation_is_the_servers(scratch_postgres: ScratchPostgre
     words(
         """
     pg_authid pg_shadow pg_statistic pg_stats pg_stats_ext pg_stats_ext_exprs pg_statistic_ext_data pg_largeobject
-    pg_user_mapping pg_user_mappings pg_subscription pg_hba_file_rules pg_ident_file_mappings pg_file_settings
+    pg_user_mapping pg_user_mappings pg_hba_file_rules pg_ident_file_mappings pg_file_settings
     pg_stat_activity pg_stat_replication pg_replication_slots pg_replication_origin pg_stat_statements pg_locks
     pg_prepared_xacts pg_config pg_shmem_allocations pg_stat_xact_user_tables pg_backend_memory_contexts
     pg_stat_wal_receiver pg_stat_progress_copy customers
@@ -272,6 +272,12 @@ def test_every_readable_relation_is_the_servers(scratch_postgres: ScratchPostgre
 def test_relations_with_values_or_secrets_are_not_readable(name: str) -> None:
     assert not system.is_readable_relation("pg_catalog", name)
     assert not system.is_readable_relation("public", name)
+
+
+def test_the_secret_of_a_subscription_is_in_a_column_of_its_own() -> None:
+    assert system.is_readable_relation("pg_catalog", "pg_subscription")
+    assert system.is_readable_column("pg_catalog", "pg_subscription", "subname")
+    assert not system.is_readable_column("pg_catalog", "pg_subscription", "subconninfo")
 
 
 def test_a_relation_is_readable_in_its_own_schema_only() -> None:
