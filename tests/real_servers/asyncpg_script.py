@@ -29,11 +29,28 @@ async def types(connection: asyncpg.Connection) -> None:
         say(tuple(row.items()))
     say(await connection.fetchval("select array[row('a', 'b')]::sales.place[]"))
     say(await connection.fetch("select $1::sales.place, $2::sales.mood, $3::sales.positive", ("s", "t"), "ok", 3))
-    values = (1, decimal.Decimal("1.5"), 2.5, "é", b"\x00", True, None, [1, None], uuid.UUID(int=3), datetime.date(2024, 5, 1))
+    values = (
+        1,
+        decimal.Decimal("1.5"),
+        2.5,
+        "é",
+        b"\x00",
+        True,
+        None,
+        [1, None],
+        uuid.UUID(int=3),
+        datetime.date(2024, 5, 1),
+    )
     casts = ("int", "numeric", "float8", "text", "bytea", "bool", "text", "int[]", "uuid", "date")
     wanted = ", ".join(f"${number}::{cast}" for number, cast in enumerate(casts, 1))
     say(tuple(await connection.fetchrow(f"select {wanted}", *values)))
-    say(tuple(await connection.fetchrow("select '5 days'::interval, '10.0.0.0/8'::cidr, '[1,4)'::int4range, point(1, 2), 7::\"char\"")))
+    say(
+        tuple(
+            await connection.fetchrow(
+                "select '5 days'::interval, '10.0.0.0/8'::cidr, '[1,4)'::int4range, point(1, 2), 7::\"char\""
+            )
+        )
+    )
     await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=repr, decoder=lambda text: ("decoded", text))
     say(await connection.fetchval("select settings from sales.clients where id = 1"))
     await connection.reset_type_codec("jsonb", schema="pg_catalog")
@@ -86,7 +103,9 @@ async def copies(connection: asyncpg.Connection) -> None:
 
 
 async def transactions(connection: asyncpg.Connection) -> None:
-    await connection.executemany("insert into plain (id, v) values ($1, $2)", [(number, "many") for number in range(400, 600)])
+    await connection.executemany(
+        "insert into plain (id, v) values ($1, $2)", [(number, "many") for number in range(400, 600)]
+    )
     try:
         await connection.executemany("insert into plain (id, v) values ($1, $2)", [(600, "a"), (400, "b")])
     except asyncpg.UniqueViolationError as error:

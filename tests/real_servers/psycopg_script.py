@@ -99,9 +99,13 @@ def pipelines(connection: psycopg.Connection) -> None:
 
 def many(connection: psycopg.Connection) -> None:
     with connection.cursor() as cursor:
-        cursor.executemany("insert into plain (id, v) values (%s, %s)", [(number, f"m{number}") for number in range(100, 200)])
+        cursor.executemany(
+            "insert into plain (id, v) values (%s, %s)", [(number, f"m{number}") for number in range(100, 200)]
+        )
         say(cursor.rowcount)
-        cursor.executemany("update plain set v = %s where id = %s returning id, v", [("u1", 100), ("u2", 101)], returning=True)
+        cursor.executemany(
+            "update plain set v = %s where id = %s returning id, v", [("u1", 100), ("u2", 101)], returning=True
+        )
         while True:
             say(cursor.fetchone())
             if not cursor.nextset():
@@ -210,7 +214,11 @@ def main() -> None:
         copies(connection)
         transactions(connection)
         notices(connection, other)
-        say(connection.info.server_version, connection.info.encoding, json.dumps(connection.info.parameter_status("TimeZone")))
+        say(
+            connection.info.server_version,
+            connection.info.encoding,
+            json.dumps(connection.info.parameter_status("TimeZone")),
+        )
     asyncio.run(asynchronous())
 
 

@@ -114,7 +114,11 @@ print("as expected")
 
 def test_psycopg_goes_on_after_every_kind_of_refusal(lab: Lab) -> None:
     lab.fresh_database("refusals", _SHOP)
-    assert outcome(through(lab, [sys.executable, "-"], database="refusals", text=_PSYCOPG_REFUSED)) == ("as expected\n", "", 0)
+    assert outcome(through(lab, [sys.executable, "-"], database="refusals", text=_PSYCOPG_REFUSED)) == (
+        "as expected\n",
+        "",
+        0,
+    )
 
 
 _ASYNCPG_REFUSED = """
@@ -176,7 +180,11 @@ asyncio.run(main())
 
 def test_asyncpg_goes_on_after_every_kind_of_refusal(lab: Lab) -> None:
     lab.fresh_database("refusals", _SHOP)
-    assert outcome(through(lab, [sys.executable, "-"], database="refusals", text=_ASYNCPG_REFUSED)) == ("as expected\n", "", 0)
+    assert outcome(through(lab, [sys.executable, "-"], database="refusals", text=_ASYNCPG_REFUSED)) == (
+        "as expected\n",
+        "",
+        0,
+    )
 
 
 _SHOP = """
