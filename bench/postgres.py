@@ -68,11 +68,11 @@ class Case:
         return self.sort + (_MODE_TLS if self.is_encrypted else "")
 
 
-def cases() -> Iterator[Case]:
-    """All cases of a round, in their order."""
+def cases(numbers: tuple[int, ...]) -> Iterator[Case]:
+    """All cases of a round with these numbers of clients, in their order."""
     for is_encrypted in (False, True):
         for protocol in pgbench.PROTOCOLS:
-            for clients in CLIENTS:
+            for clients in numbers:
                 yield Case(protocol, clients, is_encrypted)
         for result in _QUERIES:
             yield Case(result, 1, is_encrypted)
@@ -156,15 +156,16 @@ class Bench:
         return done.stdout
 
 
-def run(lab: Lab, lanes: tuple[str, ...], rounds: int, seconds: int, policies: Path) -> tuple[Samples, list[str]]:
-    """All rounds in a lab that is up. Answers what was measured, and what went wrong with which lane."""
+def run(
+    lab: Lab, lanes: tuple[str, ...], everything: list[Case], rounds: int, seconds: int, policies: Path
+) -> tuple[Samples, list[str]]:
+    """All rounds of all cases in a lab that is up. Answers what was measured, and what went wrong with which lane."""
     password = (lab.folder / "secrets" / OWNER).read_text().strip()
     peers, bench = Peers(lab, password, policies), Bench(lab, password)
     peers.make_links()
     bench.fill(peers.start(DIRECT))
     open_lanes = {name: peers.start(name) for name in lanes}
     samples, faults = Samples("postgres", lanes), []
-    everything = list(cases())
     # A turn that is not counted: caches fill, and what a lane cannot do at all shows before the long part.
     for lane in open_lanes.values():
         for case in everything:
@@ -199,20 +200,21 @@ def _say(text: str) -> None:
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures to FILE.")
 @click.option("--lanes", default=",".join(LANES), show_default=True, help="Which lanes, with commas between.")
 @click.option("--policies", type=click.Path(exists=True, path_type=Path), default=REPOSITORY / "policies" / "example")
-@click.option("--quick", is_flag=True, help="One round of a second each: whether it works, not how fast it is.")
+@click.option("--quick", is_flag=True, help="One round of a second each, 8 clients: whether it works, not how fast it is.")
 def main(rounds: int, seconds: int, file: Path | None, lanes: str, policies: Path, quick: bool) -> None:
     """Measure PostgreSQL through each lane in turn: direct, pgbouncer, haproxy and the appliance."""
     names = tuple(dict.fromkeys(lanes.split(",")))
     unknown = [name for name in names if name not in LANES]
     if unknown:
         raise click.BadParameter(f"found {', '.join(unknown)}, expected some of {', '.join(LANES)}", param_hint="--lanes")
+    everything = list(cases(CLIENTS))
     if quick:
-        rounds, seconds = 1, 1
+        rounds, seconds, everything = 1, 1, list(cases((8,)))
     # A lab must not stay behind when somebody ends us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     load, started = os.getloadavg()[0], time.monotonic()
     with Lab(os.environ.get("SLUICEGATE_LAB", "bench")) as lab:
-        samples, faults = run(lab, names, rounds, seconds, policies.resolve())
+        samples, faults = run(lab, names, everything, rounds, seconds, policies.resolve())
     figures = samples.figures()
     if file is not None:
         file.write_text(as_json(figures))
