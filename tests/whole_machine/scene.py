@@ -234,6 +234,7 @@ class Scene:
 
     def records(self, flow: str | None = None) -> list[dict[str, Any]]:
         """What `sluicegate export --all` prints, of one flow or of all."""
+        self.ask("drain")
         done = self.lab.run_sluicegate("export", "--all")
         assert done.returncode == 0, done.stderr
         found = [json.loads(line) for line in done.stdout.splitlines()]

@@ -47,7 +47,10 @@ def decisions(scene: Scene, case: dict[str, Any]) -> list[dict[str, Any]]:
     found = scene.records(case["flow"])
     held = [one for one in found if one["type"] == "command" and one["outcome"] == "hold"]
     assert [one["number"] for one in held] == [case["number"]]
-    return [one for one in found if one["type"] == "decided" and one["approval"] == case["id"]]
+    ends = [one for one in found if one["type"] == "decided" and one["number"] == case["number"]]
+    # A client may be gone before its worker has heard the number of the approval.
+    assert {one["approval"] for one in ends if one["outcome"] != "withdrawn"} <= {case["id"]}
+    return ends
 
 
 def own_words(scene: Scene, case: dict[str, Any]) -> list[str]:
