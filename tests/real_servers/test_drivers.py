@@ -1,4 +1,4 @@
-"""Drivers as they are: whatever an application sees through the appliance, it sees directly too; and after a refusal it goes on."""
+"""Drivers as they are: they see through the appliance what they see directly, and after a refusal they go on."""
 
 from __future__ import annotations
 

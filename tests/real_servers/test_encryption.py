@@ -1,4 +1,4 @@
-"""Every way a client may ask for encryption and a login, and every way the target may: what works, and what is told where it does not."""
+"""Every way a client or a target may ask for encryption and a login: what works, and what is told where it does not."""
 
 from __future__ import annotations
 
