@@ -211,7 +211,9 @@ class Worker:
             case PolicyChanged(files=files):
                 self._put_in_force(files)
             case Settled():
-                self._settle(message)
+                # Later, because the approval's id may stand right before it among the bytes just read, and whoever asked
+                # wakes up to that in the loop's next turn.
+                self._loop.call_soon(self._settle, message)
             case CancelFlow(key=key):
                 flow = self._flows.get(self._by_key.get(key, ""))
                 if flow is not None:
