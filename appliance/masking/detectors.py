@@ -679,8 +679,8 @@ def _fields(value: bytes) -> list[tuple[int, bytes]] | None:
         size = int.from_bytes(value[at + 4 : at + 8], "big", signed=True)
         type_oid = int.from_bytes(value[at : at + 4], "big")
         at += 8 + max(size, 0)
-        if size < -1 or at > len(value):
-            return None
+        if type_oid <= 1 or size < -1 or at > len(value):
+            return None  # no type has such a number; in an array the flags stand there, which are 0 or 1
         if size >= 0:
             found.append((type_oid, value[at - size : at]))
     return found if at == len(value) else None

@@ -39,6 +39,9 @@ _EXACT_TYPES = frozenset(
     {"text", "varchar", "int2", "int4", "int8", "numeric", "uuid", "date", "timestamptz", "timestamp", "bool"}
 )
 
+# Types between which a cast changes no value: text, varchar.
+_TEXT_OIDS = frozenset({25, 1043})
+
 # What the grammar calls by a keyword of its own: (since which server, node). An older server reads a call of a function.
 _SINCE = {
     ast.JsonObjectConstructor: 160_000,
@@ -764,12 +767,12 @@ class Expressions:
     # --- conditions
 
     def condition(self, node: Any, scope: Scope) -> None:
-        """A condition under which rows are kept. A column that is tested for equality with a constant is compared;
-        everything else in it is computed with."""
+        """A condition under which rows are kept. A column that is tested for equality with a constant or for being NULL is
+        compared; everything else in it is computed with. Several such tests tell no more than each of them would."""
         waiting = [node]
         while waiting:
             part = waiting.pop()
-            if type(part) is ast.BoolExpr and part.boolop == BoolExprType.AND_EXPR:
+            if type(part) is ast.BoolExpr and part.boolop != BoolExprType.NOT_EXPR:
                 waiting.extend(part.args)
                 continue
             column = self._compared(part, scope)
@@ -778,15 +781,33 @@ class Expressions:
             else:
                 self.expression(part, scope)
 
+    def uncast(self, node: Any, scope: Scope) -> Any:
+        """The reference to a text column under casts to text, which leave its values as they are; else the node itself."""
+        inner = node
+        while type(inner) is ast.TypeCast:
+            names = strings(inner.typeName.names)
+            if inner.typeName.typmods or inner.typeName.arrayBounds or names[-1] not in ("text", "varchar"):
+                return node
+            if names[:-1] != ("pg_catalog",) and not (len(names) == 1 and self.state.system_first):
+                return node
+            inner = inner.arg
+        if type(inner) is not ast.ColumnRef or type(inner.fields[-1]) is ast.A_Star:
+            return node
+        found = self.find(inner, scope)
+        return inner if isinstance(found, Column) and found.plain and found.type_oid in _TEXT_OIDS else node
+
     def _compared(self, node: Any, scope: Scope) -> Column | None:
+        if type(node) is ast.NullTest and type(node.arg) is ast.ColumnRef and not self.owned:
+            tested = None if type(node.arg.fields[-1]) is ast.A_Star else self.find(node.arg, scope)
+            return tested if isinstance(tested, Column) else None
         if type(node) is not ast.A_Expr or node.kind not in _EQUALITIES or self.owned:
             return None
         names = strings(node.name)
         if names not in (("=",), ("pg_catalog", "=")):
             return None
-        left, right = node.lexpr, node.rexpr
+        left, right = self.uncast(node.lexpr, scope), node.rexpr
         if type(left) is not ast.ColumnRef and node.kind == A_Expr_Kind.AEXPR_OP:
-            left, right = right, left
+            left, right = self.uncast(right, scope), left
         if type(left) is not ast.ColumnRef or type(left.fields[-1]) is ast.A_Star:
             return None
         constants = right if type(right) is tuple else (right,)

@@ -258,13 +258,15 @@ class Queries(Expressions):
             elif kind is ast.A_Indirection and type(value.indirection[-1]) is ast.A_Star:
                 columns.extend(self._row_starred(value, scope))
             elif kind is ast.ColumnRef:
-                columns.append(self._passed(target, scope))
+                columns.append(self._passed(target, value, scope))
+            elif kind is ast.TypeCast and (inner := self.uncast(value, scope)) is not value:
+                columns.append(self._passed(target, inner, scope))
             else:
                 columns.append(self._computed(target, scope, lazily=lazily))
         return columns
 
-    def _passed(self, target: Any, scope: Scope) -> Column:
-        found = self.find(target.val, scope)
+    def _passed(self, target: Any, value: Any, scope: Scope) -> Column:
+        found = self.find(value, scope)
         if isinstance(found, Entry):
             self.use_all(found.columns, Use.COMPUTE)
             return Column(target.name or label(target.val))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -265,3 +266,48 @@ def test_every_visa_number_is_found(stem: int, separator: str) -> None:
     grouped = separator.join(written[at : at + 4] for at in range(0, 16, 4))
     cleaned = ALL.clean(f"x {grouped} y".encode())
     assert grouped.encode() not in cleaned
+
+
+def _sized(value: bytes) -> bytes:
+    return struct.pack("!i", len(value)) + value
+
+
+CARD_NUMBER, ORDINARY = struct.pack("!q", 4111111111111111), struct.pack("!q", 4111111111111112)
+
+
+@pytest.mark.parametrize(
+    ("oid", "wrap"),
+    [
+        (3926, lambda value: b"\x12" + _sized(value)),  # int8range, with no upper bound
+        (4536, lambda value: struct.pack("!i", 1) + _sized(b"\x12" + _sized(value))),  # int8multirange
+        (2249, lambda value: struct.pack("!ii", 1, 20) + _sized(value)),  # a row
+        (2249, lambda value: struct.pack("!ii", 1, 2249) + _sized(struct.pack("!ii", 1, 20) + _sized(value))),
+        (16400, lambda value: struct.pack("!iiii", 2, 23, -1, 20) + _sized(value)),  # a user's composite type
+        (16401, lambda value: struct.pack("!iiiii", 1, 0, 20, 1, 1) + _sized(value)),  # an array of a user's type
+        (2287, lambda value: struct.pack("!iiiii", 1, 0, 2249, 1, 1) + _sized(struct.pack("!ii", 1, 20) + _sized(value))),
+    ],
+)
+def test_binary_numbers_inside_other_values_are_found(oid: int, wrap: Callable[[bytes], bytes]) -> None:
+    assert ALL.clean_binary(oid, wrap(CARD_NUMBER)) is None
+    assert ALL.clean_binary(oid, wrap(ORDINARY)) == wrap(ORDINARY)
+
+
+def test_rows_nested_deeper_than_anybody_looks_become_null() -> None:
+    value = struct.pack("!i", 0)
+    for _ in range(100):
+        value = struct.pack("!ii", 1, 2249) + _sized(value)
+    assert ALL.clean_binary(2249, value) is None
+
+
+def test_numbers_written_otherwise_are_found() -> None:
+    assert ALL.clean_text(701, b"4.111111111111111e+15") is None
+    assert ALL.clean_text(701, b"6.02e+23") == b"6.02e+23"
+    assert ALL.clean_text(790, b"$4,111,111,111,111,111.00") is None
+    assert ALL.clean_text(790, b"$1,234.50") == b"$1,234.50"
+
+
+def test_digits_in_hexadecimal_without_a_mark_are_found() -> None:
+    hidden = ALL.clean(b"x 34313131313131313131313131313131 y")
+    assert b"3431313131313131" not in hidden
+    assert hidden.endswith(b"31313131 y")
+    assert ALL.clean(b"33333333333333333333333333333333") == b"33333333333333333333333333333333"

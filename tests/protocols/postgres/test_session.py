@@ -560,3 +560,47 @@ def test_the_texts_of_prepared_statements_are_bounded_together() -> None:
             driver.receive(TARGET, PARSED)
     driver.receive(TARGET, OUR_ERROR)
     assert "E 53400" in short_all(driver.taken_by_client())
+
+
+def _origin(name: str, column: int) -> wire.Field:
+    return wire.Field(name, 20000, column, 25, -1, -1, 0)
+
+
+MISREAD: dict[str, tuple[str, Verdict, tuple[wire.Field, ...]]] = {
+    "a column that was never judged": ("select name from customers", ALLOW, (_origin("name", 3),)),
+    "a masked column in the place of a plain one": (
+        "select card_number, name from customers",
+        MASKED,
+        (_origin("card_number", 2), _origin("name", 3)),
+    ),
+    "another name": ("select card_number, name from customers", MASKED, (_origin("card_number", 3), _origin("id", 1))),
+    "one column less": ("select name, card_number from customers", MASKED, (_origin("name", 2),)),
+    "rows where none were read": ("update customers set name = 'x'", MASKED, (_origin("name", 2),)),
+}
+
+
+@pytest.mark.parametrize(("text", "verdict", "described"), MISREAD.values(), ids=MISREAD)
+@pytest.mark.parametrize("is_simple", [True, False])
+def test_a_result_that_is_not_what_was_judged_ends_the_session(
+    text: str, verdict: Verdict, described: tuple[wire.Field, ...], is_simple: bool
+) -> None:
+    driver = session(lambda _: verdict)
+    answer = wire.RowDescription(described).build()
+    secret = row(*("4111" for _ in described)) + done("SELECT 1") + READY
+    if is_simple:
+        driver.receive(CLIENT, query(text))
+        driver.receive(TARGET, answer + secret)
+    else:
+        driver.receive(CLIENT, wire.Parse("", text).build() + B + wire.Describe("P", "").build() + X + SYNC)
+        driver.receive(TARGET, PARSED + BOUND + answer + secret)
+    assert driver.closed is not None
+    assert b"4111" not in driver.taken_by_client()
+
+
+def test_a_result_that_is_what_was_judged_passes() -> None:
+    driver = session(lambda _: MASKED)
+    driver.receive(CLIENT, query("select card_number as c, name from customers"))
+    described = wire.RowDescription((_origin("c", 3), _origin("name", 2))).build()
+    driver.receive(TARGET, described + row("4111", "Ann") + done("SELECT 1") + READY)
+    assert driver.closed is None
+    assert row("****", "Ann") in driver.taken_by_client()
