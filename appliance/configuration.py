@@ -125,9 +125,9 @@ def _read_all(paths: Sequence[str], *, is_cases: bool) -> tuple[tuple[str, str],
 
 
 def _listed(path: FilePath, *, is_cases: bool) -> list[FilePath]:
-    if not path.is_dir():
-        return [path] if path.name.endswith(CASES_SUFFIX) == is_cases else []
     try:
+        if not path.is_dir():
+            return [path] if path.name.endswith(CASES_SUFFIX) == is_cases else []
         names = sorted(os.listdir(path))
     except OSError as error:
         raise SettingError(str(path), 0, (error.strerror or "an unreadable folder").lower(), "a readable folder") from None
@@ -327,6 +327,10 @@ class _Reader:
                 self._check_readable(file, path)
         except SettingError as error:
             self._fault(path, f"{file} with {error.found}", error.expected)
+        except OSError as error:
+            self._fault(
+                path, f"{file}: {(error.strerror or 'unreadable').lower()}", "a folder or file this process may read"
+            )
         return file
 
     def _check_readable(self, file: str, path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
@@ -255,3 +257,29 @@ def test_policy_files_and_cases_are_told_apart_by_name(write: Write, tmp_path: P
 
 def test_the_published_schema_is_one() -> None:
     Draft202012Validator.check_schema(configuration_schema())
+
+
+def test_policy_behind_a_closed_door_is_a_fault_and_no_trace(write: Write, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    (closed / "rules").mkdir(parents=True)
+    path = write(WHOLE.replace("policies: [rules, extra.yaml]", "policies: [closed/rules]"))
+    closed.chmod(0)
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+        folder.chmod(0o755)
+    program = (
+        "import sys; from appliance.configuration import read_configuration; from appliance.errors import SettingErrors\n"
+        "try: read_configuration(sys.argv[1], frozenset({'postgres', 'redis'}))\n"
+        "except SettingErrors as errors: print(errors)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        user=61001,
+        group=61001,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "PATH": "/usr/bin:/bin"},
+        cwd="/",
+    )
+    assert f"{closed / 'rules'}: permission denied; expected a folder or file this process may read" in done.stdout
