@@ -229,7 +229,7 @@ def main() -> int:
     )
     parser.add_argument("--keep", action="store_true", help="leave the lab up afterwards")
     arguments = parser.parse_args()
-    lab = Lab("demo")
+    lab = Lab(os.environ.get("SLUICEGATE_LAB", "demo"))
     print("building three machines: an executor, the appliance, and a target with PostgreSQL 15", flush=True)
     lab.up()
     try:

@@ -260,7 +260,7 @@ def main() -> int:
     if arguments.load:
         print(load(_CLIENTS, Path(arguments.load)))
         return 0
-    with Lab("kills") as lab:
+    with Lab(os.environ.get("SLUICEGATE_LAB", "kills")) as lab:
         lab.configure(Path(REPOSITORY) / "policies" / "example")
         lab.start_appliance()
         tally = run(lab, arguments.kills, arguments.statements)

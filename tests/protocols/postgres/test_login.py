@@ -373,7 +373,10 @@ def test_a_refused_opening_says_why_by_which_rule_and_what_to_do() -> None:
 
 def test_without_a_credential_the_client_hears_so() -> None:
     play = run([(C, startup())], lambda: Play(login(), answers=lambda _: None))
-    assert play.fatal().message == "this resource has no credential, or the control process does not answer; try again in a moment"
+    assert (
+        play.fatal().message
+        == "this resource has no credential, or the control process does not answer; try again in a moment"
+    )
     assert OpenTarget() not in play.acts
 
 
