@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import re
 import socket
@@ -32,6 +33,9 @@ FIXTURES: Final = Path(__file__).resolve().parent.parent / "tests" / "bypasses" 
 POLICIES: Final = Path(__file__).resolve().parent.parent / "policies" / "example"
 # The words every refusal of ours carries (protocols/postgres): a server's own errors never do.
 _REFUSED: Final = re.compile(r"refused by|the gateway|refused:|sluicegate", re.IGNORECASE)
+_NUMBERS: Final = itertools.count(1)
+# With any of these a case needs a database of its own.
+_OWN_DATABASE: Final = ("setup", "harm", "victim_db", "cleanup", "psql", "psql_c", "must_contain", "no_db")
 _RUN_ENGINES: Final = frozenset({"postgres", "redis"})
 
 
@@ -70,6 +74,9 @@ class Runner:
         self._fixture = fixture
         self._scratch = lab.folder / "target" / "log" / "scratch"
         self._victim = "victim"
+        # A database for cases that look for no harm and are expected to be refused; made anew once one was not.
+        self._standing = f"standing_{next(_NUMBERS)}"
+        self._is_standing = False
 
     def score(self, case: dict[str, Any]) -> Score:
         """Run a case, twice where a person is to approve, and judge what was seen."""
@@ -116,9 +123,12 @@ class Runner:
         return Run(seen.outcome, seen.has_harm, seen.leaks, seen.notes)
 
     def _run_postgres(self, case: dict[str, Any], *, approve: bool) -> Run:
-        name = "case_" + re.sub(r"[^a-z0-9]+", "_", case["id"].lower())
+        stands = case["expect"] == "deny" and len(case.get("statements", ())) == 1 and not any(map(case.get, _OWN_DATABASE))
+        name = self._standing if stands else "case_" + re.sub(r"[^a-z0-9]+", "_", case["id"].lower())
         victim = f"{self._victim}_{name}"
-        self._lab.fresh_database(name, self._fixture)
+        if not (stands and self._is_standing):
+            self._lab.fresh_database(name, self._fixture)
+        self._is_standing = False if stands else self._is_standing
         if case.get("victim_db"):
             self._lab.database.drop(f"{victim}_gone")
             self._lab.fresh_database(victim, "select 1")
@@ -134,13 +144,16 @@ class Runner:
             if case.get("harm"):
                 rows = self._lab.admin(substitute(case["harm"]), name if "datname" not in case["harm"] else "postgres")
                 run.has_harm = bool(rows and rows[0][0])
+            # One statement that was refused has left nothing behind.
+            self._is_standing = self._is_standing or (stands and run.outcome == "deny" and not run.leaks)
             return run
         finally:
             for statement in case.get("cleanup", []):
                 with contextlib.suppress(Exception):
                     self._lab.admin(substitute(statement), name)
-            for database in (name, victim, f"{victim}_gone"):
-                self._lab.database.drop(database)
+            if not stands:
+                for database in (name, victim, f"{victim}_gone") if case.get("victim_db") else (name,):
+                    self._lab.database.drop(database)
 
     def _attack(self, case: dict[str, Any], name: str, substitute: Any) -> Run:
         if "psql" in case or "psql_c" in case:

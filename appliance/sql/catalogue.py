@@ -48,7 +48,8 @@ class Relation:
     """A table or anything like one. `kind` is pg_class.relkind. `definition` is a view's query as the server prints it
     with an empty search_path, so that every name in it is qualified. `rules`: it has rewrite rules beside a view's own.
     `policies`: the expressions of its row security policies; `checks`: of its constraints and partial or expression
-    indexes, because all of these run code when rows are touched. `extension`: it belongs to an extension."""
+    indexes, because all of these run code when rows are touched. `extension`: it belongs to an extension. `fleeting`: it
+    goes when the transaction ends in which it was made."""
 
     oid: int
     schema: str
@@ -61,6 +62,7 @@ class Relation:
     triggers: tuple[Trigger, ...] = ()
     expressions: tuple[str, ...] = ()
     extension: bool = False
+    fleeting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

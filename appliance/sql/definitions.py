@@ -79,6 +79,9 @@ _FORMS: dict[Any, Scalar] = {
     ObjectType.OBJECT_FOREIGN_TABLE: "foreign_table",
 }
 
+# Forms of CREATE TABLE that tell all of the table's columns.
+_MADE_IN_FULL = frozenset({"plain", "on_commit"})
+
 # Objects that hang on a table: their path is the table's with their own name at its end, and the table is altered.
 _ON_TABLES = frozenset(
     {
@@ -231,8 +234,8 @@ class Definitions(Queries):
             form = "unlogged"
         if node.accessMethod is not None or node.tablespacename is not None or node.options:
             form = "with_options"
-        if node.oncommit not in (None, OnCommitAction.ONCOMMIT_NOOP, OnCommitAction.ONCOMMIT_PRESERVE_ROWS):
-            # It goes when the transaction ends, and its name then means another table: never one to keep as made.
+        if node.oncommit == OnCommitAction.ONCOMMIT_DROP:
+            # It goes when the transaction ends, and its name then means another table.
             form = "on_commit"
         if node.partspec is not None:
             form = "partitioned"
@@ -268,7 +271,7 @@ class Definitions(Queries):
             entry.open = entry.open or bool(node.inhRelations)
             self.sweep_expressions((node.partspec, node.partbound), scope)
         inside, self.touched = self.touched, outside
-        if form == "plain" and any(each.action in (Action.CALL, Action.UNKNOWN) for each in inside.effects):
+        if form in _MADE_IN_FULL and any(each.action in (Action.CALL, Action.UNKNOWN) for each in inside.effects):
             form = "computed"
         self.touched.take(inside)
         if schema == TEMPORARY:
@@ -276,9 +279,10 @@ class Definitions(Queries):
         fields = frozenset(column.name for column in columns)
         self.touched.add(marked(Action.CREATE, Kind.TABLE, (schema, name), {"form": form, **marks}, fields))
         self._defines()
-        if form != "plain" or (node.if_not_exists and self._in_the_way(schema, name)):
+        if form not in _MADE_IN_FULL or (node.if_not_exists and self._in_the_way(schema, name)):
             return Found(change=ChangeCatalogue())
-        return Found(change=ChangeCatalogue(created=(Relation(0, schema, name, "r", tuple(columns)),)))
+        made = Relation(0, schema, name, "r", tuple(columns), fleeting=form == "on_commit")
+        return Found(change=ChangeCatalogue(created=(made,)))
 
     def _in_the_way(self, schema: str, name: str) -> bool:
         return self.state.relation(schema, name) is not None
@@ -348,7 +352,7 @@ class Definitions(Queries):
         names = strings(node.into.colNames or ())
         labels = [names[i] if i < len(names) else column.name for i, column in enumerate(columns)]
         form = "materialized_view" if node.objtype == ObjectType.OBJECT_MATVIEW else "as"
-        if node.into.onCommit in (OnCommitAction.ONCOMMIT_DROP, OnCommitAction.ONCOMMIT_DELETE_ROWS):
+        if node.into.onCommit == OnCommitAction.ONCOMMIT_DROP:
             form = "on_commit"
         return self._made_of(schema, name, form, labels, columns)
 
@@ -367,9 +371,9 @@ class Definitions(Queries):
         made = tuple(
             TableColumn(i + 1, label, column.type_oid) for i, (label, column) in enumerate(zip(labels, columns, strict=True))
         )
-        if form != "as":
+        if form not in ("as", "on_commit"):
             return Found(change=ChangeCatalogue())
-        return Found(change=ChangeCatalogue(created=(Relation(0, schema, name, "r", made),)))
+        return Found(change=ChangeCatalogue(created=(Relation(0, schema, name, "r", made, fleeting=form == "on_commit"),)))
 
     def select_into(self, node: Any, into: Any) -> Found:
         columns = self.select(node, Scope())

@@ -511,12 +511,15 @@ def test_a_table_made_by_the_text_is_known_to_its_later_part(shop: Catalogue) ->
     assert done(shop, "drop table orders; select 1 from orders").problem is not None
 
 
-def test_a_table_that_goes_with_its_transaction_is_not_kept(shop: Catalogue) -> None:
+def test_a_table_that_goes_with_its_transaction_says_so(shop: Catalogue) -> None:
     for text in (
         "create temp table customers (card_number text) on commit drop",
         "create temp table customers on commit drop as select 'x' as card_number",
     ):
-        assert done(shop, text).statements[0].change == ChangeCatalogue()
+        change = done(shop, text).statements[0].change
+        assert isinstance(change, ChangeCatalogue)
+        assert [each.fleeting for each in change.created] == [True]
+    assert has_unknown(done(shop, "create temp table staging (v text) on commit drop; commit; select v from staging"))
 
 
 def test_a_table_under_another_name_leaves_its_old_one(shop: Catalogue) -> None:

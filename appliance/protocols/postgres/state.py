@@ -308,7 +308,7 @@ class SessionState:
             if self._has_changed_catalogue:
                 self.is_catalogue_due = True
                 # What is no temporary table is in the next reading of the catalogue, and what was dropped is not.
-                created = tuple(relation for relation in created if relation.schema == "pg_temp")
+                created = tuple(each for each in created if each.schema == "pg_temp" and not each.fleeting)
             self._created_before = created
         if self._names != _Names(created=self._created_before):
             self.changes += 1
