@@ -18,6 +18,7 @@ from appliance.sql.definitions import Found
 from appliance.sql.names import State, TroubleError
 from appliance.sql.reading import (
     NAMELESS,
+    TEXT_LENGTH_MAX,
     ChangeCatalogue,
     Deallocate,
     DeclareCursor,
@@ -210,6 +211,9 @@ def _tells_all(node: Any) -> bool:
 
 def _unfit(text: str, catalogue: Catalogue) -> Problem | None:
     """Why the text must not be given to the grammar, or None."""
+    if len(text) > TEXT_LENGTH_MAX:
+        said = f"the statement is longer than the gateway reads ({TEXT_LENGTH_MAX} characters); send it in parts or use COPY"
+        return Problem("54000", said)
     if catalogue.server_version < SERVER_VERSION_MIN:
         return Problem("0A000", f"servers before {SERVER_VERSION_MIN // 10_000} are not supported")
     if "\0" in text:
@@ -294,6 +298,7 @@ def _in_words(problem: Problem) -> str:
         "42704": "a type is not known",
         "26000": "a prepared statement is not known",
         "34000": "a cursor is not known",
+        "54000": "the text is longer than the gateway reads",
         "54001": "the text is nested too deeply",
     }
     return words.get(problem.sqlstate, f"the text cannot be run ({problem.sqlstate})")

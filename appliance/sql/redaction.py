@@ -16,6 +16,7 @@ from pglast.parser import ParseError, scan
 
 from appliance.decisions import Mask, ValueMask
 from appliance.masking.detectors import Detectors
+from appliance.sql.reading import TEXT_LENGTH_MAX
 
 HIDDEN = "•••"
 
@@ -48,8 +49,10 @@ def redact(text: str, hide_literals: bool) -> str:
 
     Card numbers (by Luhn), e-mail addresses and social security numbers are always hidden, inside literals, comments,
     identifiers and across them. With `hide_literals` every constant and comment is hidden, whatever it holds; a text
-    that the scanner cannot cut then keeps its first word only.
+    that the scanner cannot cut then keeps its first word only, and so does one that is too long to be read.
     """
+    if len(text) > TEXT_LENGTH_MAX:
+        return _opening_word(text)
     parts = _cut(text)
     if parts is None:
         return _opening_word(text) if hide_literals else redact_text(text)
