@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
@@ -33,8 +33,10 @@ from appliance.policy.rules import Policy
 from appliance.recording.journal import Journal, clip
 from appliance.recording.records import Answered, Commanded, Decided, Passed
 
-# A worker keeps this many verdicts; past it the whole cache is dropped, which costs one decision per live statement.
-_VERDICTS_MAX = 20_000
+# A worker keeps this many verdicts, and no more than this many characters or bytes of what they were derived from; what
+# was not used for longest goes first, and costs one decision should it come again.
+VERDICTS_MAX = 20_000
+KEYS_LENGTH_MAX = 16 << 20
 # How many earlier commands of the flow an approver is shown.
 _BEFORE_MAX = 5
 # What a person sees in place of a value that may not be seen.
@@ -48,12 +50,23 @@ class ActivePolicy:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._verdicts: dict[Hashable, Verdict] = {}
+        self._verdicts: OrderedDict[tuple[Hashable, Principal, Scope], Verdict] = OrderedDict()
+        self._length = 0
+
+    def __len__(self) -> int:
+        """Verdicts that are kept."""
+        return len(self._verdicts)
+
+    @property
+    def length(self) -> int:
+        """Characters and bytes of all that the verdicts that are kept were derived from."""
+        return self._length
 
     def replace(self, policy: Policy) -> None:
         """Put another policy in force; what was decided under the old one is forgotten."""
         self.policy = policy
-        self._verdicts = {}
+        self._verdicts.clear()
+        self._length = 0
 
     def decide(self, principal: Principal, scope: Scope, effects: frozenset[Effect], key: Hashable) -> Verdict:
         """The verdict on a set of effects; `key` names everything the effects were derived from, None: do not keep it."""
@@ -61,11 +74,15 @@ class ActivePolicy:
             return self.policy.decide(principal, scope, effects)
         whole = (key, principal, scope)
         verdict = self._verdicts.get(whole)
-        if verdict is None:
-            verdict = self.policy.decide(principal, scope, effects)
-            if len(self._verdicts) >= _VERDICTS_MAX:
-                self._verdicts.clear()
-            self._verdicts[whole] = verdict
+        if verdict is not None:
+            self._verdicts.move_to_end(whole)
+            return verdict
+        verdict = self.policy.decide(principal, scope, effects)
+        self._verdicts[whole] = verdict
+        self._length += _length_of(key)
+        while len(self._verdicts) > VERDICTS_MAX or self._length > KEYS_LENGTH_MAX:
+            (oldest, _, _), _ = self._verdicts.popitem(last=False)
+            self._length -= _length_of(oldest)
         return verdict
 
 
@@ -319,6 +336,12 @@ class Gate:
 
     def _shown_parameters(self, command: Command, obligations: Obligations) -> tuple[str | None, ...]:
         return tuple(_shown_parameter(parameter, obligations.quiet) for parameter in command.parameters)
+
+
+def _length_of(key: Hashable) -> int:
+    """Of the texts that a key is made of; whatever else is in it is short."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return sum(len(part) for part in parts if isinstance(part, (str, bytes)))
 
 
 _OUTCOMES: dict[type[Verdict], str] = {Forward: "forward", Hold: "hold", Refuse: "refuse"}

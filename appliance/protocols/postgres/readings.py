@@ -14,6 +14,8 @@ from appliance.sql.reading import Reading, SessionView
 READINGS_MAX: Final = 4_096
 # A longer text is a bulk load or a script: it hardly comes again, and must not push out what does.
 TEXT_LENGTH_MAX: Final = 32 << 10
+# What the texts may have together, in characters: READINGS_MAX of the longest ones, with what was read, would be gigabytes.
+TEXTS_LENGTH_MAX: Final = 16 << 20
 
 # Statements whose meaning depends on names of the session. A keyword cannot be written with escapes, so a text without
 # these letters has none of them; a text with them by chance is only analysed once more.
@@ -32,19 +34,31 @@ class ReadingCache:
 
     def __init__(self, read: Read) -> None:
         self._read = read
-        self._readings: OrderedDict[Hashable, Reading] = OrderedDict()
+        self._readings: OrderedDict[Hashable, tuple[str, Reading]] = OrderedDict()
+        self._length = 0
+
+    def __len__(self) -> int:
+        """Readings that are kept."""
+        return len(self._readings)
+
+    @property
+    def length(self) -> int:
+        """Characters of all the texts whose readings are kept."""
+        return self._length
 
     def read(self, text: str, catalogue: Catalogue, session: SessionView) -> tuple[Reading, Hashable]:
         """The reading of a text and the key under which it may be reused, None where it may not be."""
         if len(text) > TEXT_LENGTH_MAX or session.created or session.dropped or depends_on_names(text):
             return self._read(text, catalogue, session), None
         key = (text, catalogue.database, catalogue.role, session.search_path, catalogue.version)
-        reading = self._readings.get(key)
-        if reading is None:
-            reading = self._read(text, catalogue, session)
-            self._readings[key] = reading
-            if len(self._readings) > READINGS_MAX:
-                self._readings.popitem(last=False)
-        else:
+        kept = self._readings.get(key)
+        if kept is not None:
             self._readings.move_to_end(key)
+            return kept[1], key
+        reading = self._read(text, catalogue, session)
+        self._readings[key] = (text, reading)
+        self._length += len(text)
+        while len(self._readings) > READINGS_MAX or self._length > TEXTS_LENGTH_MAX:
+            _, (oldest, _) = self._readings.popitem(last=False)
+            self._length -= len(oldest)
         return reading, key
