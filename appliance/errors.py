@@ -54,5 +54,9 @@ class UnavailableError(SluicegateError):
     """A process or a target that is needed does not answer. Whoever asked refuses (wall 7)."""
 
 
+class RefusedByControlError(UnavailableError):
+    """Control is there and will not do what it was asked; the message is its reason. Asking again is of no use."""
+
+
 class UnfitKernelError(SluicegateError):
     """The kernel or its settings cannot do what is asked: the message says what was found and what was expected."""

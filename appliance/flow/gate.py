@@ -230,6 +230,13 @@ class Gate:
                 self._decided(command, answer.approval, "withdrawn", reason=answer.reason)
                 return Refuse(hold.rule, answer.reason, approval=answer.approval, withdrawn=True)
 
+    def settle_unasked(self, command: Command, hold: Hold, approval: str, reason: str) -> Refuse:
+        """The end of a hold that the desk would not take, recorded before it takes effect. Raises RecordingError."""
+        self._decided(command, approval, "withdrawn", reason=reason)
+        return Refuse(
+            hold.rule, f"no person can be asked: {reason}", "send it again once what waits for people has been answered"
+        )
+
     def _settle_approved(self, command: Command, hold: Hold, answer: Approved) -> Forward | Refuse:
         """A person's yes is to what was shown, and never more than the policy in force by now leaves to that person."""
         verdict = self._active.decide(self._principal, self.scope, command.effects, command.key)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from appliance.decisions import Approved, Expired, Hold, Modified, Rejected, Verdict, Withdrawn
-from appliance.errors import AmendmentError, PeerError, RecordingError, UnavailableError
+from appliance.errors import AmendmentError, PeerError, RecordingError, RefusedByControlError, UnavailableError
 from appliance.events import Cancelling, Command, Event, Finished, Left, NeedData, NotUnderstood, Opening, Own, Passage
 from appliance.flow.gate import STANDING, Gate
 from appliance.flow.gate import Question as DeskQuestion
@@ -52,7 +52,8 @@ def _trace_of(error: Exception) -> str:
 
 
 class FlowServices(Protocol):
-    """What a flow needs of its worker. Calls to control raise UnavailableError where control does not answer."""
+    """What a flow needs of its worker. Calls to control raise UnavailableError where control does not answer, and
+    RefusedByControlError where it answers that it will not."""
 
     async def reply_to(self, flow: Relay, question: Question) -> object:
         """Control's reply to an inspector's question; None where there is none."""
@@ -60,7 +61,7 @@ class FlowServices(Protocol):
     async def client_identity(self, flow: Relay, alpn: tuple[str, ...]) -> Identity:
         """What we show to clients of that flow's resource."""
 
-    async def connect_target(self, flow: Relay, leg: Leg, alpn: tuple[str, ...]) -> None:
+    async def connect_target(self, flow: Relay, leg: Leg) -> None:
         """Connect a leg to the flow's destination. Raises OSError."""
 
     def start_target_tls(self, flow: Relay, leg: Leg, alpn: tuple[str, ...]) -> None:
@@ -188,10 +189,6 @@ class Relay:
     def cancelled(self) -> None:
         """Somebody entitled sent a cancel request for this flow."""
         self._guarded(self._cancel)
-
-    def pending_questions(self) -> list[tuple[DeskQuestion, str | None]]:
-        """Held commands with their approvals, to be put on a desk that has come back."""
-        return [(held.question, held.approval) for held in self._held.values()]
 
     def ask_again(self) -> None:
         """The desk has come back: put everything that is held on it once more."""
@@ -344,6 +341,10 @@ class Relay:
     async def _ask_desk(self, lane: tuple[Side, int], held: _Held) -> None:
         try:
             approval = await self._services.ask_desk(self, held.question)
+        except RefusedByControlError as error:
+            if self._held.get(lane) is held:
+                self._guarded(self._settle_unasked, lane, held, str(error))
+            return
         except UnavailableError:
             return  # asked again when the desk is back; until then only time can end it
         if self._held.get(lane) is held:
@@ -367,6 +368,14 @@ class Relay:
         self._release(lane, held)
         verdict = self._gate.settle(held.command, held.hold, answer)
         self._perform(self._inspector.carry_out(held.command, verdict))
+        self._pump()
+
+    def _settle_unasked(self, lane: tuple[Side, int], held: _Held, reason: str) -> None:
+        assert self._gate is not None
+        assert self._inspector is not None
+        self._release(lane, held)
+        refusal = self._gate.settle_unasked(held.command, held.hold, held.approval or "never asked", reason)
+        self._perform(self._inspector.carry_out(held.command, refusal))
         self._pump()
 
     def _take_amendment(self, lane: tuple[Side, int], held: _Held, answer: Modified) -> None:
@@ -433,7 +442,7 @@ class Relay:
         leg = Leg(Side.TARGET, self)
         try:
             async with asyncio.timeout(_TARGET_SECONDS):
-                await self._services.connect_target(self, leg, ())
+                await self._services.connect_target(self, leg)
         except (OSError, TimeoutError) as error:
             self._end_question()
             self._guarded(self._fail_target, str(error) or "no answer in time")

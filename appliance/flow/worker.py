@@ -391,7 +391,7 @@ class Worker:
             self._leaf_times[key] = self._loop.time()
         return identity
 
-    async def connect_target(self, flow: Relay, leg: Leg, alpn: tuple[str, ...]) -> None:  # noqa: ARG002
+    async def connect_target(self, flow: Relay, leg: Leg) -> None:
         await self._loop.create_connection(lambda: leg, flow.destination.address, flow.destination.port)
 
     def start_target_tls(self, flow: Relay, leg: Leg, alpn: tuple[str, ...]) -> None:

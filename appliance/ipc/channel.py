@@ -18,7 +18,7 @@ from typing import cast
 
 import msgspec
 
-from appliance.errors import UnavailableError
+from appliance.errors import RefusedByControlError, UnavailableError
 from appliance.ipc.messages import AnyMessage, Failure, Message, Reply
 
 FRAME_BYTES_MAX = 64 << 20
@@ -79,8 +79,8 @@ class Channel(asyncio.Protocol):
         transport.write(_LENGTH.pack(len(body)) + body)
 
     def ask(self, build: Callable[[int], Message]) -> asyncio.Future[bytes]:
-        """Send the message that `build` makes for a call number. The future ends with the Reply's body, or with
-        UnavailableError where the answer is a Failure or the channel ends first."""
+        """Send the message that `build` makes for a call number. The future ends with the Reply's body, with
+        RefusedByControlError where the answer is a Failure, or with UnavailableError where the channel ends first."""
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         if not self.is_open:
             answer.set_exception(UnavailableError("the channel to the other process has ended"))
@@ -170,7 +170,7 @@ class Channel(asyncio.Protocol):
             case Failure(call=number, reason=reason):
                 answer = self._calls.get(number)
                 if answer is not None and not answer.done():
-                    answer.set_exception(UnavailableError(reason))
+                    answer.set_exception(RefusedByControlError(reason))
             case _:
                 callbacks.receive(message)
 

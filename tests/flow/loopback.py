@@ -57,6 +57,7 @@ class Flows:
         self.relays: list[Relay] = []
         self.is_slow_to_connect = asyncio.Event()
         self.is_slow_to_connect.set()
+        self.desk_error: UnavailableError | None = None
         self._count = 0
         self._servers: list[asyncio.Server] = []
 
@@ -101,7 +102,7 @@ class Flows:
     async def client_identity(self, flow: Relay, alpn: tuple[str, ...]) -> Identity:  # noqa: ARG002
         raise UnavailableError("no TLS here")
 
-    async def connect_target(self, flow: Relay, leg: Leg, alpn: tuple[str, ...]) -> None:  # noqa: ARG002
+    async def connect_target(self, flow: Relay, leg: Leg) -> None:
         await self.is_slow_to_connect.wait()
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: leg, flow.destination.address, flow.destination.port)
@@ -113,6 +114,8 @@ class Flows:
         return
 
     async def ask_desk(self, flow: Relay, question: Question) -> str:
+        if self.desk_error is not None:
+            raise self.desk_error
         approval = f"approval-{flow.id}-{question.request.number}"
         await self.asked.put((flow, approval, question))
         return approval

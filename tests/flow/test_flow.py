@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from appliance.decisions import Approved, Expired, Modified, Verdict
+from appliance.errors import RefusedByControlError, UnavailableError
 from appliance.events import Command, Event
 from appliance.policy.reading import read_policy
 from appliance.protocols.inspector import Act
@@ -107,6 +108,39 @@ def test_without_a_desk_a_hold_still_expires(journal: Journal, tmp_path: Path, m
 
     run(scene())
     assert ("Decided", "expired") in kinds(tmp_path)
+
+
+def test_a_hold_that_the_desk_will_not_take_is_refused_at_once_with_its_reason(journal: Journal, tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with Flows(journal) as flows:
+            flows.desk_error = RefusedByControlError("100 commands of bot wait already")
+            client = await flows.client()
+            client[1].write(frame(1, "erase it") + frame(1, "look"))
+            target = await soon(flows.targets.get())
+            await said(client, frame(1, "refused: no person can be asked: 100 commands of bot wait already"))
+            await said(target, frame(1, "look"))
+
+    run(scene())
+    (decided,) = [record for record in recorded(tmp_path) if type(record).__name__ == "Decided"]
+    assert (decided.outcome, decided.reason) == ("withdrawn", "100 commands of bot wait already")
+
+
+def test_a_hold_waits_for_a_desk_that_is_away(journal: Journal, tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with Flows(journal) as flows:
+            flows.desk_error = UnavailableError("the channel has ended")
+            client = await flows.client()
+            client[1].write(frame(1, "erase it") + frame(2, "look"))
+            target = await soon(flows.targets.get())
+            await said(target, frame(2, "look"))
+            flows.desk_error = None
+            flows.relays[0].ask_again()
+            relay, approval, _ = await soon(flows.asked.get())
+            relay.decided(approval, Approved(approval, "ann"))
+            await said(target, frame(1, "erase it"))
+
+    run(scene())
+    assert ("Decided", "approved") in kinds(tmp_path)
 
 
 def test_an_amendment_that_is_refused_leaves_the_question_open_and_a_better_one_runs(

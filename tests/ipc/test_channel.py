@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import uvloop
 
-from appliance.errors import UnavailableError
+from appliance.errors import RefusedByControlError, UnavailableError
 from appliance.ipc.channel import FRAME_BYTES_MAX, Callbacks, Channel, connect, serve
 from appliance.ipc.messages import AccountWanted, CatalogueStale, Message
 
@@ -78,7 +78,7 @@ def test_answers_find_their_calls_and_failures_are_raised(loop: str, tmp_path: P
         channel = await connect(path, ignore, nothing)
         answers = await asyncio.gather(*(channel.call(account(f"r{number}")) for number in range(200)))
         assert answers == [f"r{number}".encode() for number in range(200)]
-        with pytest.raises(UnavailableError, match="no such resource"):
+        with pytest.raises(RefusedByControlError, match="no such resource"):
             await channel.call(account("none"))
         assert desk.peers == [(os.getuid(), os.getgid(), os.getpid())]
         channel.close()
@@ -123,8 +123,9 @@ def test_a_lost_channel_fails_every_open_call(loop: str, tmp_path: Path) -> None
         call = channel.ask(account("silent"))
         await desk.heard.wait()
         desk.channels[0].abort()
-        with pytest.raises(UnavailableError):
+        with pytest.raises(UnavailableError) as ended:
             await call
+        assert not isinstance(ended.value, RefusedByControlError)
         await lost.wait()
         with pytest.raises(UnavailableError):
             await channel.call(account("later"))
