@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import secrets
 import signal
@@ -75,6 +76,9 @@ _RECONNECT_SECONDS = 0.2
 # A cancel request is sixteen bytes and no answer; a target that does not take them in this time will not.
 _CANCEL_SECONDS = 5.0
 _CATALOGUES_MAX = 64
+# How often one flow may have the catalogue read only because it used a name that is not in it. Within that time what is
+# known stands; a change that went through the gateway, or that control saw, is never bounded by it.
+_GUESS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,8 @@ class _Flow:
     origin: Origin
     key: bytes | None = None
     database: str | None = None
+    # When it last had the catalogue read for a name that is not in it; seconds of the loop's clock.
+    guessed: float = -math.inf
 
 
 class Worker:
@@ -123,6 +129,8 @@ class Worker:
         self._active: ActivePolicy | None = None
         self._journal: Journal | None = None
         self._catalogues: dict[tuple[str, str], Catalogue] = {}
+        # The version that control was last told of, so that each flow that catches up does not make all ask once more.
+        self._told: dict[tuple[str, str], str] = {}
         self._identities: dict[tuple[str, str, tuple[str, ...]], Identity] = {}
         self._leaf_times: dict[tuple[str, str, tuple[str, ...]], float] = {}
         self._servers: list[asyncio.Server] = []
@@ -338,11 +346,11 @@ class Worker:
         known = self._flows[flow.id]
         resource = known.facts.resource.name
         match question:
-            case CatalogueQuestion(database=database, newer_than=newer_than):
+            case CatalogueQuestion(database=database):
                 if known.database != database:
                     known.database = database
                     self._tell_seen(known)
-                return await self._catalogue(resource, database, newer_than)
+                return await self._catalogue(known, question)
             case CredentialQuestion():
                 return (await self._call(lambda call: AccountWanted(call, resource))).decode()
             case ChallengeQuestion():
@@ -362,19 +370,31 @@ class Worker:
                 principal = known.facts.principal
                 return bool(await self._call(lambda call: CancelWanted(call, key, principal, resource)))
 
-    async def _catalogue(self, resource: str, database: str, newer_than: str | None) -> Catalogue | None:
-        if newer_than is not None:
-            # The asker has seen that it is stale, most often because it changed it: so have the others.
-            self._tell(CatalogueChanged(resource, database))
+    async def _catalogue(self, flow: _Flow, question: CatalogueQuestion) -> Catalogue:
+        resource, database, newer_than = flow.facts.resource.name, question.database, question.newer_than
+        place = (resource, database)
+        known = self._catalogues.get(place)
+        if question.is_guess:
+            now = self._loop.time()
+            is_soon = now - flow.guessed < _GUESS_SECONDS
+            if is_soon and known is not None and known.version == newer_than:
+                return known
+            flow.guessed = now
         body = await self._call(lambda call: CatalogueWanted(call, resource, database, newer_than))
-        known = self._catalogues.get((resource, database))
         version = msgspec.msgpack.decode(body, type=_CatalogueVersion).version
+        if newer_than is not None and version not in (newer_than, self._told.get(place)):
+            # The asker has seen that it was stale, most often because it changed it: so have the others, told once.
+            if len(self._told) >= _CATALOGUES_MAX:
+                self._told.clear()
+            self._told[place] = version
+            self._tell(CatalogueChanged(resource, database))
+        known = self._catalogues.get(place)
         if known is not None and known.version == version:
             return known
         catalogue = msgspec.msgpack.decode(body, type=Catalogue)
         if len(self._catalogues) >= _CATALOGUES_MAX:
             self._catalogues.clear()
-        self._catalogues[(resource, database)] = catalogue
+        self._catalogues[place] = catalogue
         return catalogue
 
     async def client_identity(self, flow: Relay, alpn: tuple[str, ...]) -> Identity:

@@ -40,10 +40,12 @@ class TlsFacts:
 @dataclass(frozen=True, slots=True)
 class CatalogueQuestion:
     """What exists in a database. Answered with a sql.catalogue.Catalogue, or None where it cannot be read. `newer_than`
-    is the version of a catalogue that proved stale, or None to accept one that is fresh enough for a new session."""
+    is the version of a catalogue that proved stale, or None to accept one that is fresh enough for a new session.
+    `is_guess`: nothing says that it is stale, only a name is not in it; the answer may be that very catalogue."""
 
     database: str
     newer_than: str | None = None
+    is_guess: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -523,11 +523,11 @@ class Session:
             case _:
                 raise PeerError(f"a message of type {chr(code)!r} in a session")
 
-    def _ask_catalogue(self) -> Event:
+    def _ask_catalogue(self, *, is_guess: bool = False) -> Event:
         version = self._catalogue.version
         self._is_stale = False
         self._state.is_catalogue_due = False
-        self._asked = CatalogueQuestion(self._catalogue.database, version)
+        self._asked = CatalogueQuestion(self._catalogue.database, version, is_guess)
         self._client_acts = [Ask(self._asked)]
         return Passage(Side.CLIENT, 0)
 
@@ -544,7 +544,7 @@ class Session:
         reading, key = self._reading_of(text)
         if reading.problem is not None and reading.problem.sqlstate in _UNRESOLVED and not self._has_asked_anew:
             self._has_asked_anew = True
-            return self._ask_catalogue()
+            return self._ask_catalogue(is_guess=True)
         self._has_asked_anew = False
         self._message = None
         self._number += 1
