@@ -36,6 +36,7 @@ class Leg(asyncio.Protocol):
         self._tls: TlsLayer | None = None
         self._awaits_tls = False
         self._early: list[bytes] = []
+        self._is_paused = False
         self._is_closed = False
         self.bytes_received = 0
 
@@ -72,11 +73,6 @@ class Leg(asyncio.Protocol):
 
     # What the relay tells us.
 
-    @property
-    def is_open(self) -> bool:
-        """It stands and can be written to."""
-        return self._transport is not None and not self._is_closed
-
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send, through TLS where it is on."""
         if self._transport is None or self._is_closed:
@@ -88,10 +84,11 @@ class Leg(asyncio.Protocol):
             self._flush()
 
     def await_tls(self, pending: bytes) -> None:
-        """From here on what arrives belongs to TLS; it waits until `start_tls` brings the context."""
+        """From here on what arrives belongs to TLS; it waits, in the kernel, until `start_tls` brings the context."""
         self._awaits_tls = True
         if pending:
             self._early.append(pending)
+        self._steer_reading()
 
     def start_tls(
         self, context: ssl.SSLContext, *, server_side: bool, server_name: str | None = None, certificate: bytes | None = None
@@ -99,19 +96,20 @@ class Leg(asyncio.Protocol):
         """Begin the handshake, with what has waited since `await_tls`."""
         self._tls = TlsLayer(context, server_side=server_side, server_name=server_name, certificate=certificate)
         self._awaits_tls = False
+        self._steer_reading()
         early = b"".join(self._early)
         self._early.clear()
         self._through_tls(early)
 
     def pause_reading(self) -> None:
         """Stop reading; what the kernel holds stays there."""
-        if self.is_open and self._transport is not None and self._transport.is_reading():
-            self._transport.pause_reading()
+        self._is_paused = True
+        self._steer_reading()
 
     def resume_reading(self) -> None:
-        """Read on."""
-        if self.is_open and self._transport is not None and not self._transport.is_reading():
-            self._transport.resume_reading()
+        """Read on, as soon as nothing is waited for."""
+        self._is_paused = False
+        self._steer_reading()
 
     def close(self) -> None:
         """Deliver what was written, then end."""
@@ -130,6 +128,15 @@ class Leg(asyncio.Protocol):
         if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
+
+    def _steer_reading(self) -> None:
+        if self._transport is None or self._is_closed or self._transport.is_closing():
+            return
+        must_read = not self._is_paused and not self._awaits_tls
+        if must_read and not self._transport.is_reading():
+            self._transport.resume_reading()
+        elif not must_read and self._transport.is_reading():
+            self._transport.pause_reading()
 
     def _through_tls(self, data: bytes) -> None:
         tls = self._tls
