@@ -601,11 +601,13 @@ class Queries(Expressions):
             single = node.alias if len(functions) == 1 else None
             found, more = self._shown(call, name, plain=plain, single=single)
             if name == "unnest" and len(found) == 1 and not more:
-                sort = self._unnested(call, lateral)
+                sort = self._unnested(call.args[0], lateral) if call.args else None
                 lexemes = [Column(column, plain=True) for column in results.COLUMNS["unnest"]]
                 # Where its argument's type cannot be told, either names find what they mean, but * cannot be counted.
                 found = lexemes if sort == "tsvector" else found if sort == "array" else [*found, *lexemes]
                 is_counted &= sort is not None
+            elif name == "unnest":
+                is_counted &= all(self._unnested(value, lateral) == "array" for value in call.args or ())
             columns.extend(found)
             is_open |= more
         if node.coldeflist:
@@ -616,11 +618,8 @@ class Queries(Expressions):
             columns.append(Column("ordinality", plain=True))
         return _aliased(Entry(name, columns, open=is_open, counted=is_counted), node.alias)
 
-    def _unnested(self, call: Any, scope: Scope) -> str | None:
-        """Whether unnest is given an "array" or a "tsvector"; None where that cannot be told."""
-        if not call.args:
-            return None
-        value: Any = call.args[0]
+    def _unnested(self, value: Any, scope: Scope) -> str | None:
+        """Whether unnest is given an "array" or a "tsvector" there; None where that cannot be told."""
         kind = type(value)
         if kind is ast.A_ArrayExpr or (kind is ast.SubLink and value.subLinkType == SubLinkType.ARRAY_SUBLINK):
             return "array"
@@ -743,7 +742,12 @@ class Queries(Expressions):
         if node.join_using_alias is not None:
             extra = [Entry(node.join_using_alias.aliasname, merged, unqualified=False)]
         if node.alias is not None:
+            # The alias may name columns by their place, which cannot be told where they cannot be counted.
+            is_open |= not is_counted
             whole = _aliased(Entry(None, columns, open=is_open, counted=is_counted), node.alias)
+            if is_open:
+                any_of = NO_SOURCES.union(*(column.sources | column.computed for column in columns))
+                whole.columns = [Column(column.name, computed=any_of) for column in whole.columns]
             return [whole, *extra], whole.columns, is_open
         for entry in (*left, *right):
             entry.unqualified = False

@@ -84,6 +84,22 @@ def test_numbers_newer_than_the_server_are_not_read(shop: Catalogue) -> None:
         assert done(shop, text).problem is None
 
 
+@pytest.mark.parametrize(
+    "call", ["unnest(coalesce(array[1]))", "unnest('a:1'::tsvector, array[1])", "json_populate_record(null::orders, '{}')"]
+)
+@pytest.mark.parametrize("name", ["f", "t.f", "z", "t.z"])
+def test_place_in_a_join_of_unknown_width_may_be_any_column(shop: Catalogue, call: str, name: str) -> None:
+    alias = "t(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, u, v, w, x, y, z)"
+    reading = done(shop, f"select {name} || 'x' from ({call} y cross join customers) as {alias}")
+    computed = {
+        field
+        for each in reading.effects
+        if each.thing.name == "public.customers" and each.use is Use.COMPUTE
+        for field in each.fields
+    }
+    assert "card_number" in computed or has_unknown(reading)
+
+
 def has_unknown(reading: Reading) -> bool:
     return any(each.action is Action.UNKNOWN for each in reading.effects)
 
