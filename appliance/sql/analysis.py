@@ -124,6 +124,7 @@ def read(text: str, catalogue: Catalogue, session: SessionView) -> Reading:
     parameters = 0
     sensitive = False
     mixed = False
+    settled = session.settled
     for raw in parsed:
         start = raw.stmt_location or 0
         part = text[start : start + raw.stmt_len] if raw.stmt_len else text[start:]
@@ -148,7 +149,8 @@ def read(text: str, catalogue: Catalogue, session: SessionView) -> Reading:
         sensitive |= found.sensitive
         copying = (found.copies, found.copies_binary, found.copies_oddly)
         statements.append(Statement(sort, part.strip(), own, found.outputs, found.change, *copying))
-        mixed |= reader.poison or not _carried(found, state, catalogue)
+        settled &= found.change is None or isinstance(found.change, Transaction | Prepare | Deallocate)
+        mixed |= reader.poison or not _carried(found, state, catalogue, settled)
     if sensitive:
         shown = redact(text, hide_literals=True)
     else:
@@ -162,8 +164,9 @@ def redact_values(text: str) -> str:
     return redact(text, hide_literals=True)
 
 
-def _carried(found: Found, state: State, catalogue: Catalogue) -> bool:
-    """Make the state that the next statement of the text meets; False where that cannot be told."""
+def _carried(found: Found, state: State, catalogue: Catalogue, settled: bool) -> bool:
+    """Make the state that the next statement of the text meets; False where that cannot be told. `settled`: neither this
+    text nor what is open before it has changed what names mean."""
     change = found.change
     if change is None:
         return True
@@ -197,7 +200,7 @@ def _carried(found: Found, state: State, catalogue: Catalogue) -> bool:
         return True
     assert isinstance(change, Transaction)
     # The end of a transaction undoes what was set or made in it, some of which may be older than this text.
-    return change.sort in ("begin", "savepoint", "release")
+    return settled or change.sort in ("begin", "savepoint", "release")
 
 
 def _tells_all(node: Any) -> bool:

@@ -154,7 +154,8 @@ class SessionView:
     statements, SQL-level and protocol-level alike (one name space, as at the server), to their texts; `cursors` maps
     names of cursors and portals to their outputs. `created` are tables made in this session that the catalogue does not
     show yet, temporary ones in schema "pg_temp". `dropped` are schemas and names of tables that the catalogue still shows
-    and that the open transaction has dropped or renamed.
+    and that the open transaction has dropped or renamed. `settled`: however the open transaction ends, names mean what they
+    mean now.
     """
 
     search_path: tuple[str, ...]
@@ -162,3 +163,4 @@ class SessionView:
     cursors: Mapping[str, tuple[Output, ...]] = field(default_factory=lambda: MappingProxyType({}))
     created: tuple[Relation, ...] = ()
     dropped: frozenset[tuple[str, str]] = frozenset()
+    settled: bool = False

@@ -114,8 +114,8 @@ class Login:
     """One flow's login; in the terms of `protocols.inspector.Inspector`. It is over when `is_done`.
 
     `placeholder` is the agent's SCRAM verifier, or None to let the client in without a password. `random` gives that
-    many random bytes. `own_key` is the cancel key the client gets (4 bytes of process id, 4 of secret); the
-    process id becomes the target's once that is known. `extra` are settings given to the target where the client did not set them.
+    many random bytes. `own_key` is the cancel key the client gets (4 bytes of process id, 4 of secret); the process id
+    becomes the target's once that is known. `extra` are settings given to the target where the client did not set them.
     """
 
     def __init__(

@@ -50,7 +50,8 @@ class ReadingCache:
         """The reading of a text and the key under which it may be reused, None where it may not be."""
         if len(text) > TEXT_LENGTH_MAX or session.created or session.dropped or depends_on_names(text):
             return self._read(text, catalogue, session), None
-        key = (text, catalogue.database, catalogue.role, session.search_path, catalogue.version)
+        names = (session.search_path, session.settled, catalogue.version)
+        key = (text, catalogue.database, catalogue.role, *names)
         kept = self._readings.get(key)
         if kept is not None:
             self._readings.move_to_end(key)

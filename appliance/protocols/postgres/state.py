@@ -221,7 +221,9 @@ class SessionState:
 
     def view(self) -> SessionView:
         """The state without its names, for texts that use none."""
-        return SessionView(self.search_path, _NO_TEXTS, _NO_CURSORS, self._names.created, self._names.dropped)
+        names = self._names
+        settled = not self.hangs_on_outcome
+        return SessionView(self.search_path, _NO_TEXTS, _NO_CURSORS, names.created, names.dropped, settled)
 
     def view_with_names(self) -> SessionView:
         """The whole state."""
@@ -231,6 +233,7 @@ class SessionState:
             {name: portal.outputs or () for name, portal in self.portals.visible().items()},
             self._names.created,
             self._names.dropped,
+            not self.hangs_on_outcome,
         )
 
     def confirm(self, change: Change, tag: str, portal: Portal | None) -> None:
