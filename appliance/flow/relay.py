@@ -88,6 +88,9 @@ class FlowServices(Protocol):
     def inspector_for(self, flow: Relay, protocol: str) -> Inspector:
         """A fresh inspector for a protocol that is handed over to."""
 
+    def keeps(self, flow: Relay, size: int) -> None:
+        """The flow keeps that many bytes by now, which wait for the rest of their message, their turn or a verdict."""
+
     def flow_ended(self, flow: Relay, reason: str, trace: str | None) -> None:
         """The flow is over: record it and forget it."""
 
@@ -128,7 +131,7 @@ class Relay:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._is_pumping = False
         self._is_over = False
-        self._reason = ""
+        self._kept_bytes = 0
         self._inspector: Inspector | None = None
         self._gate: Gate | None = None
 
@@ -271,6 +274,11 @@ class Relay:
                         self._carry(event)
         finally:
             self._is_pumping = False
+        if not self._is_over and self._inspector is not None:
+            kept = self._inspector.waiting_bytes
+            if kept != self._kept_bytes:
+                self._kept_bytes = kept
+                self._services.keeps(self, kept)
 
     def _carry(self, event: Event) -> None:
         assert self._inspector is not None

@@ -12,6 +12,7 @@ import struct
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from appliance.flow.gate import ActivePolicy, Gate
 from appliance.flow.gate import Question as DeskQuestion
 from appliance.flow.leg import Leg
 from appliance.flow.relay import Relay
+from appliance.flow.waiting import WaitingBytes
 from appliance.identity.attribution import Attribution
 from appliance.ipc.channel import Channel, connect
 from appliance.ipc.messages import (
@@ -71,6 +73,12 @@ from kernel.origins import origin_of
 
 # Each flow takes two descriptors of the usual hard limit of 20,000; the rest is for listeners, journals and channels.
 FLOWS_MAX = 9_500
+# So that no agent takes all places; an agent that needs more connections at once needs a pool.
+FLOWS_PER_AGENT_MAX = 2_000
+# One flow may keep 64 MiB of an unfinished message; eight such at once are work, more are an attack on memory.
+_WAITING_BYTES_MAX = 512 << 20
+# Connections that carry cancel requests to targets, at once.
+_CANCELS_MAX = 64
 # How long a worker waits between two tries to reach a control process that is being restarted.
 _RECONNECT_SECONDS = 0.2
 # A cancel request is sixteen bytes and no answer; a target that does not take them in this time will not.
@@ -123,6 +131,11 @@ class Worker:
         self._loop = loop
         self._attribution = Attribution(settings)
         self._flows: dict[str, _Flow] = {}
+        self._flows_of: Counter[str] = Counter()
+        self._waiting: WaitingBytes[Relay] = WaitingBytes(_WAITING_BYTES_MAX)
+        # Flows for which a cancel request is on its way to the target.
+        self._cancelling: set[str] = set()
+        self._cancels = asyncio.Semaphore(_CANCELS_MAX)
         self._by_approval: dict[str, str] = {}
         self._by_key: dict[bytes, str] = {}
         self._channel: Channel | None = None
@@ -288,6 +301,8 @@ class Worker:
             refusal = "the destination is not a registered resource"
         elif len(self._flows) >= FLOWS_MAX:
             refusal = f"this worker carries {FLOWS_MAX} flows already"
+        elif self._flows_of[principal.agent] >= FLOWS_PER_AGENT_MAX:
+            refusal = f"this worker carries {FLOWS_PER_AGENT_MAX} flows of {principal.agent} already"
         try:
             journal.append(
                 FlowOpened(
@@ -318,6 +333,7 @@ class Worker:
         relay = Relay(flow_id, origin.destination, self, self._loop)
         flow = _Flow(relay, facts, origin)
         self._flows[flow_id] = flow
+        self._flows_of[principal.agent] += 1
         inspector = self._inspectors[resource.protocol](facts)
         leg = Leg(Side.CLIENT, relay)
         leg.connection_made(transport)
@@ -420,6 +436,16 @@ class Worker:
         leg.start_tls(target_context(tls, alpn), server_side=False, server_name=name)
 
     async def cancel_at_target(self, flow: Relay, data: bytes, upgrade: bytes) -> None:
+        if flow.id in self._cancelling:
+            return  # one that is on its way does what another would
+        self._cancelling.add(flow.id)
+        try:
+            async with self._cancels:
+                await self._send_cancel(flow, data, upgrade)
+        finally:
+            self._cancelling.discard(flow.id)
+
+    async def _send_cancel(self, flow: Relay, data: bytes, upgrade: bytes) -> None:
         tls = self._flows[flow.id].facts.resource.tls
         try:
             async with asyncio.timeout(_CANCEL_SECONDS):
@@ -466,8 +492,20 @@ class Worker:
     def inspector_for(self, flow: Relay, protocol: str) -> Inspector:
         return self._inspectors[protocol](self._flows[flow.id].facts)
 
+    def keeps(self, flow: Relay, size: int) -> None:
+        most = self._waiting.note(flow, size)
+        if most is not None:
+            # Later: it may be the asking flow, which is in the middle of its bytes.
+            reason = f"the gateway keeps more than {_WAITING_BYTES_MAX >> 20} MiB that cannot be sent on, most of it here"
+            self._loop.call_soon(most.shut_down, reason, "send smaller messages, or large data by COPY")
+
     def flow_ended(self, flow: Relay, reason: str, trace: str | None) -> None:
         known = self._flows.pop(flow.id)
+        self._waiting.note(flow, 0)
+        agent = known.facts.principal.agent
+        self._flows_of[agent] -= 1
+        if not self._flows_of[agent]:
+            del self._flows_of[agent]
         if known.key is not None:
             self._by_key.pop(known.key, None)
             self._tell(KeyForgotten(known.key))

@@ -190,6 +190,10 @@ class Inspector(Protocol):
     def redact(self, command: Command) -> str:
         """The command's text with every literal hidden, for one that touches masked values."""
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of both sides that have come and are kept: unfinished, or waiting for their turn or a verdict."""
+
     def catalogue_stale(self) -> None:
         """What exists at the target has changed: ask again before the next command."""
 

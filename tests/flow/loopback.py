@@ -135,6 +135,9 @@ class Flows:
     def inspector_for(self, flow: Relay, protocol: str) -> Inspector:  # noqa: ARG002
         return self._make()
 
+    def keeps(self, flow: Relay, size: int) -> None:  # noqa: ARG002
+        return
+
     def flow_ended(self, flow: Relay, reason: str, trace: str | None) -> None:
         self.relays.remove(flow)
         self.ended.put_nowait((reason, trace))

@@ -6,21 +6,24 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from appliance.events import NEED_DATA, Event, Left, NeedData
 from appliance.flow.worker import FlowFacts, Worker
 from appliance.ipc.channel import Callbacks, Channel, serve
 from appliance.ipc.messages import CatalogueChanged, CatalogueWanted, Hello, Message, Welcome
-from appliance.parties import Endpoint, Phase
+from appliance.parties import Endpoint, Phase, Side
 from appliance.protocols.inspector import Act, Ask, CatalogueQuestion, Inspector, Question
 from appliance.settings import AgentSettings, NetworkSettings, PhaseSettings, ResourceSettings, Settings
 from appliance.sql.catalogue import Catalogue
-from tests.flow.loopback import SECONDS
+from tests.flow.loopback import SECONDS, recorded
 from tests.two_streams.inspector import TwoStreamsInspector
 
 OPEN = "rules: [{id: all, reason: anything, allow: [{actions: ['*']}]}]"
@@ -163,3 +166,55 @@ def test_a_guess_is_not_answered_with_a_catalogue_that_others_know_to_be_old(tmp
     got, control = asked(tmp_path, {3: "2"}, FIRST, GUESS, CHANGED, GUESS)
     assert got == ["1", "1", "2", "2"]
     assert len(control.wanted) == 4
+
+
+class Keeping(TwoStreamsInspector):
+    """Keeps whatever comes, as one unfinished message."""
+
+    def next_event(self, side: Side) -> Event | NeedData:
+        if side in self._ended:
+            self._ended.discard(side)
+            return Left(side, 0)
+        return NEED_DATA
+
+
+def test_the_flow_that_keeps_most_ends_when_all_keep_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.flow.worker._WAITING_BYTES_MAX", 4 << 20)
+
+    async def scene() -> None:
+        async with Running(tmp_path, lambda _: Keeping()) as running:
+            most, other = await running.client(), await running.client()
+            most[1].write(bytes(3_000_000))
+            await most[1].drain()
+            other[1].write(bytes(1_500_000))
+            with suppress(ConnectionResetError):  # where some of it was not read yet
+                assert await asyncio.wait_for(most[0].read(), SECONDS) == b""
+            other[1].close()
+            await other[1].wait_closed()
+
+    run(scene())
+    closed = [record.reason for record in recorded(tmp_path) if type(record).__name__ == "FlowClosed"]
+    assert "4 MiB that cannot be sent on" in closed[0]
+    assert len(closed) == 2
+    assert "MiB" not in closed[1]
+
+
+def test_an_agent_does_not_take_all_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.flow.worker.FLOWS_PER_AGENT_MAX", 2)
+
+    async def scene() -> None:
+        answers: asyncio.Queue[str | None] = asyncio.Queue()
+        async with Running(tmp_path, lambda _: Asking([FIRST], answers)) as running:
+            first, second = await running.client(), await running.client()
+            for _ in range(2):
+                await asyncio.wait_for(answers.get(), SECONDS)
+            third = await running.client()
+            with pytest.raises(ConnectionResetError):
+                await asyncio.wait_for(third[0].read(), SECONDS)
+            first[1].close()
+            second[1].close()
+
+    run(scene())
+    closed = [record.reason for record in recorded(tmp_path) if type(record).__name__ == "FlowClosed"]
+    assert closed[0] == "refused: this worker carries 2 flows of bot already"
+    assert len(closed) == 3

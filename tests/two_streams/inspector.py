@@ -98,6 +98,10 @@ class TwoStreamsInspector:
     def redact(self, command: Command) -> str:
         return command.shown
 
+    @property
+    def waiting_bytes(self) -> int:
+        return sum(map(len, self._buffers.values()))
+
     def catalogue_stale(self) -> None:
         return
 

@@ -134,6 +134,11 @@ class PostgresInspector:
         """The command's text with every literal hidden."""
         return "" if self._session is None else self._session.redact(command)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that have come and are kept. A login's messages have some kilobytes at most, and are not counted."""
+        return 0 if self._session is None else self._session.waiting_bytes
+
     def catalogue_stale(self) -> None:
         """What exists at the target has changed."""
         if self._session is not None:

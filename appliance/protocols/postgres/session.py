@@ -260,6 +260,16 @@ class Session:
             self._last_word = (wire.error_response("FATAL", "57P03", reason), reason)
         return []
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that have come and are kept: unread ones, and the command that waits to be understood or judged."""
+        waiting = len(self._frames[Side.CLIENT]) + len(self._frames[Side.TARGET])
+        if self._message is not None:
+            waiting += len(self._message[1])
+        if self._plan is not None:
+            waiting += len(self._plan.raw)
+        return waiting
+
     def catalogue_stale(self) -> None:
         """What exists at the target has changed."""
         self._is_stale = True

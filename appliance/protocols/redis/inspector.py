@@ -155,6 +155,10 @@ class RedisInspector:
         words = self._words[command]
         return " ".join([_shown(words[:2]), *(_HIDDEN for _ in words[2:])])[:_SHOWN_CHARACTERS_MAX]
 
+    @property
+    def waiting_bytes(self) -> int:
+        return self._requests.waiting_bytes + len(self._target)
+
     def catalogue_stale(self) -> None:
         return
 

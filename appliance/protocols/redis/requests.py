@@ -51,6 +51,11 @@ class RequestReader:
         """Nothing has come that was not read."""
         return not self._buffer
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that have come and belong to no whole command yet, or to one that nobody has taken."""
+        return len(self._buffer) + self._size
+
     def receive(self, data: bytes) -> None:
         """Take bytes. Raises PeerError where too many wait."""
         self._buffer += data
