@@ -10,10 +10,13 @@ import argparse
 import contextlib
 import itertools
 import json
+import os
+import queue
 import re
 import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +39,8 @@ _REFUSED: Final = re.compile(r"refused by|the gateway|refused:|sluicegate", re.I
 _NUMBERS: Final = itertools.count(1)
 # With any of these a case needs a database of its own.
 _OWN_DATABASE: Final = ("setup", "harm", "victim_db", "cleanup", "psql", "psql_c", "must_contain", "no_db")
+# Two keep two cores busy; more only wait for one another.
+_RUNNERS: Final = 2
 _RUN_ENGINES: Final = frozenset({"postgres", "redis"})
 
 
@@ -75,7 +80,8 @@ class Runner:
         self._scratch = lab.folder / "target" / "log" / "scratch"
         self._victim = "victim"
         # A database for cases that look for no harm and are expected to be refused; made anew once one was not.
-        self._standing = f"standing_{next(_NUMBERS)}"
+        self._number = next(_NUMBERS)
+        self._standing = f"standing_{self._number}"
         self._is_standing = False
 
     def score(self, case: dict[str, Any]) -> Score:
@@ -122,9 +128,13 @@ class Runner:
             seen.outcome = "approve"
         return Run(seen.outcome, seen.has_harm, seen.leaks, seen.notes)
 
+    def _name(self, case: str) -> str:
+        """A database's name for a case: two runners may have cases of one id."""
+        return f"case_{self._number}_" + re.sub(r"[^a-z0-9]+", "_", case.lower())[:40]
+
     def _run_postgres(self, case: dict[str, Any], *, approve: bool) -> Run:
         stands = case["expect"] == "deny" and len(case.get("statements", ())) == 1 and not any(map(case.get, _OWN_DATABASE))
-        name = self._standing if stands else "case_" + re.sub(r"[^a-z0-9]+", "_", case["id"].lower())
+        name = self._standing if stands else self._name(case["id"])
         victim = f"{self._victim}_{name}"
         if not (stands and self._is_standing):
             self._lab.fresh_database(name, self._fixture)
@@ -308,6 +318,65 @@ def _fixture(files: list[str]) -> str:
     return (beside if beside.exists() else FIXTURES / "postgres.sql").read_text()
 
 
+def score_all(name: str, cases: Sequence[dict[str, Any]], fixture: str, policies: Path) -> Iterator[Score]:
+    """Run cases in a lab of that name, several at a time, and give each score as it comes. A case that cannot be run is
+    wrong, and its note says why; the others go on."""
+    able: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    scores: queue.SimpleQueue[Score] = queue.SimpleQueue()
+    single = [case for case in cases if case["engine"] == "redis"]
+    for case in cases:
+        if case["engine"] != "redis":
+            able.put(case)
+    with contextlib.ExitStack() as stack:
+        lab = stack.enter_context(Lab(name))
+        lab.configure(policies, workers=_RUNNERS, resources={**lab.shop_resource(), **cache_resource()})
+        redis = None
+        if single:
+            redis = RedisServer(lab)
+            redis.start()
+        lab.start_appliance()
+        # The first copy makes the template that all others are made of, which two must not do at once.
+        lab.fresh_database("first", fixture)
+        lab.fresh_database("first", "select 1")
+        approver = stack.enter_context(Approver(lab))
+
+        def work(mine: list[dict[str, Any]]) -> None:
+            runner = Runner(lab, fixture, approver, redis)
+            # One server and one desk for all Redis cases: they go one after the other.
+            for case in mine:
+                scores.put(_score(runner, case))
+            while True:
+                try:
+                    case = able.get_nowait()
+                except queue.Empty:
+                    return
+                scores.put(_score(runner, case))
+
+        threads = [
+            threading.Thread(target=work, args=(single if first else [],)) for first in (True, *[False] * (_RUNNERS - 1))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in cases:
+                yield scores.get()
+        finally:
+            while not able.empty():
+                with contextlib.suppress(queue.Empty):
+                    able.get_nowait()
+            for thread in threads:
+                thread.join()
+
+
+def _score(runner: Runner, case: dict[str, Any]) -> Score:
+    try:
+        return runner.score(case)
+    except Exception as error:  # noqa: BLE001  the border of one case: the others go on
+        said = f"{type(error).__name__}: {error}"
+        soundness, benign = case.get("soundness", ""), bool(case.get("benign"))
+        return Score(case["id"], case["trick"], case["expect"], "not run", False, False, benign, soundness, [said])
+
+
 def main() -> int:
     """The command line; 0 where every case that was run is correct."""
     parser = argparse.ArgumentParser(
@@ -321,27 +390,19 @@ def main() -> int:
     cases = [case for case in _cases(arguments.files) if not arguments.only or case["id"] in arguments.only]
     able = [case for case in cases if case["engine"] in _RUN_ENGINES]
     scores: list[Score] = []
-    with contextlib.ExitStack() as stack:
-        lab = stack.enter_context(Lab("bypasses"))
-        lab.configure(Path(arguments.policies), workers=1, resources={**lab.shop_resource(), **cache_resource()})
-        redis = None
-        if any(case["engine"] == "redis" for case in able):
-            redis = RedisServer(lab)
-            redis.start()
-        lab.start_appliance()
-        approver = stack.enter_context(Approver(lab))
-        runner = Runner(lab, _fixture(arguments.files), approver, redis)
-        for number, case in enumerate(able, 1):
-            score = runner.score(case)
-            scores.append(score)
-            word = "ok   " if score.correct else "WRONG"
-            print(
-                f"[{number}/{len(able)}] {word} {score.id}: expected {score.expect}, saw {score.outcome}  {score.trick}",
-                flush=True,
-            )
-            if not score.correct:
-                for note in score.notes[:6]:
-                    print(f"         {note}", flush=True)
+    lab = os.environ.get("SLUICEGATE_LAB", "bypasses")
+    for score in score_all(lab, able, _fixture(arguments.files), Path(arguments.policies)):
+        scores.append(score)
+        word = "ok   " if score.correct else "WRONG"
+        print(
+            f"[{len(scores)}/{len(able)}] {word} {score.id}: expected {score.expect}, saw {score.outcome}  {score.trick}",
+            flush=True,
+        )
+        if not score.correct:
+            for note in score.notes[:6]:
+                print(f"         {note}", flush=True)
+    order = {case["id"]: place for place, case in enumerate(able)}
+    scores.sort(key=lambda score: order[score.id])
     if arguments.json:
         Path(arguments.json).write_text(json.dumps([asdict(score) for score in scores], indent=1) + "\n")
     left = len(cases) - len(able)
