@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -259,13 +260,22 @@ def test_the_published_schema_is_one() -> None:
     Draft202012Validator.check_schema(configuration_schema())
 
 
-def test_policy_behind_a_closed_door_is_a_fault_and_no_trace(write: Write, tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
-    (closed / "rules").mkdir(parents=True)
-    path = write(WHOLE.replace("policies: [rules, extra.yaml]", "policies: [closed/rules]"))
-    closed.chmod(0)
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+@pytest.mark.real
+def test_policy_behind_a_closed_door_is_a_fault_and_no_trace() -> None:
+    # Not below tmp_path, whose parents let nobody else in.
+    with TemporaryDirectory() as made:
+        folder = Path(made)
         folder.chmod(0o755)
+        closed = folder / "closed"
+        (closed / "rules").mkdir(parents=True)
+        closed.chmod(0)
+        path = folder / "sluicegate.yaml"
+        path.write_text(WHOLE.replace("policies: [rules, extra.yaml]", "policies: [closed/rules]"))
+        said = _read_as_nobody(path)
+    assert f"{closed / 'rules'}: permission denied; expected a folder or file this process may read" in said
+
+
+def _read_as_nobody(path: Path) -> str:
     program = (
         "import sys; from appliance.configuration import read_configuration; from appliance.errors import SettingErrors\n"
         "try: read_configuration(sys.argv[1], frozenset({'postgres', 'redis'}))\n"
@@ -282,4 +292,4 @@ def test_policy_behind_a_closed_door_is_a_fault_and_no_trace(write: Write, tmp_p
         env={"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "PATH": "/usr/bin:/bin"},
         cwd="/",
     )
-    assert f"{closed / 'rules'}: permission denied; expected a folder or file this process may read" in done.stdout
+    return done.stdout
