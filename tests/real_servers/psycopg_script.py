@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import decimal
 import json
+import logging
 import uuid
 
 import psycopg
@@ -13,6 +14,9 @@ from psycopg.rows import dict_row, namedtuple_row
 from psycopg.types.composite import CompositeInfo, register_composite
 from psycopg.types.enum import EnumInfo, register_enum
 from psycopg.types.json import Jsonb
+
+# psycopg warns of a pipeline that was aborted only if the answer had not come when it was left, which time decides.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
 def say(*words: object) -> None:
