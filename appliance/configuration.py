@@ -22,6 +22,7 @@ from appliance.settings import (
     ApproverSettings,
     ClientTls,
     CredentialSettings,
+    DashboardSettings,
     NetworkSettings,
     PhaseSettings,
     ResourceSettings,
@@ -166,6 +167,8 @@ class _Reader:
             hold_seconds=float(appliance.get("hold_seconds", defaults.hold_seconds)),
             worker_uid=uids.get("worker", defaults.worker_uid),
             control_uid=uids.get("control", defaults.control_uid),
+            dashboard_uid=uids.get("dashboard", defaults.dashboard_uid),
+            dashboard=self._dashboard(defaults.dashboard),
         )
         if settings.worker_uid == settings.control_uid:
             self._fault(
@@ -173,7 +176,34 @@ class _Reader:
                 f"the user {settings.worker_uid} for workers and for control",
                 "two users, so that a worker cannot read what control keeps",
             )
+        if settings.dashboard_uid in (settings.worker_uid, settings.control_uid):
+            self._fault(
+                ("appliance", "uids"),
+                f"the user {settings.dashboard_uid} for the dashboard and for another process",
+                "a user of its own, so that the dashboard can act only as whoever is signed in",
+            )
         return settings
+
+    def _dashboard(self, plain: DashboardSettings) -> DashboardSettings:
+        raw = self._data.get("dashboard", {})
+        path = ("dashboard",)
+        listen = plain.listen
+        if "listen" in raw:
+            listen = None if raw["listen"] is None else self._endpoint(raw["listen"], (*path, "listen"))
+        is_plain = raw.get("plain_http", plain.is_plain)
+        if is_plain and listen is not None and not ip_address(listen.address).is_loopback:
+            self._fault((*path, "plain_http"), f"plain HTTP at {listen}", "a loopback address, or HTTPS")
+        if "certificate" in raw:
+            self._check_readable(self._absolute(raw["certificate"]), (*path, "certificate"))
+        if "key" in raw:
+            self._check_secret(self._absolute(raw["key"]), (*path, "key"))
+        return DashboardSettings(
+            listen=listen,
+            names=tuple(name.lower() for name in raw.get("names", ())),
+            certificate=self._absolute(raw["certificate"]) if "certificate" in raw else None,
+            key=self._absolute(raw["key"]) if "key" in raw else None,
+            is_plain=is_plain,
+        )
 
     def _agents(self) -> tuple[AgentSettings, ...]:
         known: list[tuple[Network, str, Path]] = []

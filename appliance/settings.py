@@ -97,10 +97,23 @@ class ApproverSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DashboardSettings:
+    """The pages for people. `listen` None: there are none. `names` are the host names people may call it by, besides the
+    address it listens on. `certificate` and `key` are PEM files that control reads; without them it shows a leaf of our own
+    authority. `is_plain`: HTTP without TLS, for a proxy on this machine that ends TLS in front of it."""
+
+    listen: Endpoint | None = Endpoint("127.0.0.1", 8443)
+    names: tuple[str, ...] = ()
+    certificate: str | None = None
+    key: str | None = None
+    is_plain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The whole configuration. `policies` are files or folders, absolute. `state` is the folder for recordings and the
     ledger, `run` the one for sockets. `workers` 0 stands for one per core. `hold_seconds` is how long a hold waits where its
-    rule does not say. `worker_uid`, `control_uid`: numeric users of the two kinds of process."""
+    rule does not say. `worker_uid`, `control_uid`, `dashboard_uid`: numeric users of the kinds of process."""
 
     agents: tuple[AgentSettings, ...]
     resources: tuple[ResourceSettings, ...]
@@ -114,3 +127,5 @@ class Settings:
     hold_seconds: float = 300.0
     worker_uid: int = 61001
     control_uid: int = 61002
+    dashboard_uid: int = 61003
+    dashboard: DashboardSettings = field(default_factory=DashboardSettings)

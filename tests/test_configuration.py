@@ -58,7 +58,12 @@ appliance:
   run: /run/x
   workers: 2
   hold_seconds: 60
-  uids: {{worker: 700, control: 701}}
+  uids: {{worker: 700, control: 701, dashboard: 702}}
+dashboard:
+  listen: "127.0.0.1:9443"
+  names: [Gate.example]
+  certificate: ca.pem
+  key: key.pem
 """
 
 Write = Callable[[str], Path]
@@ -189,6 +194,16 @@ policies: [extra.yaml]
         ("workers: 2", "workers: two", "the text 'two'", "how many workers"),
         ("hold_seconds: 60", "hold_seconds: 0", "0", "more than 0"),
         ("control: 701", "control: 700", "the user 700 for workers and for control", "two users"),
+        ("dashboard: 702", "dashboard: 701", "the user 701 for the dashboard and for another process", "a user of its own"),
+        ('listen: "127.0.0.1:9443"', "listen: here", "'here'", "an address and a port"),
+        ("names: [Gate.example]", 'names: ["a b"]', "'a b'", "a text of the form"),
+        (
+            'listen: "127.0.0.1:9443"\n  names: [Gate.example]',
+            'plain_http: true\n  listen: "10.0.0.1:80"',
+            "plain HTTP at 10.0.0.1:80",
+            "a loopback address",
+        ),
+        ("certificate: ca.pem\n  key: key.pem", "certificate: ca.pem", "the key certificate without key", "beside key only"),
         (VERIFIER, "hunter2", "a text of another shape", "SCRAM-SHA-256$<iterations>"),
         (VERIFIER, VERIFIER.replace("4096", "100"), "fewer than 4096 iterations", "SCRAM-SHA-256$"),
         (VERIFIER, VERIFIER.replace("256", "1"), "another mechanism", "SCRAM-SHA-256$"),
@@ -209,6 +224,18 @@ def test_each_fault_has_its_file_its_line_and_both_texts(
         file == str(path) and at == line and found in what and expected in wanted for file, at, what, wanted in seen
     ), seen
     assert "hunter2" not in str(caught.value)
+
+
+def test_the_dashboard_listens_on_loopback_unless_told_otherwise_or_told_not_to(write: Write) -> None:
+    section = WHOLE[WHOLE.index("dashboard:\n") :]
+    whole = read_configuration(str(write(WHOLE)), PROTOCOLS).dashboard
+    assert (whole.listen, whole.names) == (Endpoint("127.0.0.1", 9443), ("gate.example",))
+    plain = read_configuration(str(write(WHOLE.replace(section, ""))), PROTOCOLS).dashboard
+    assert (plain.listen, plain.is_plain, plain.certificate) == (Endpoint("127.0.0.1", 8443), False, None)
+    assert (
+        read_configuration(str(write(WHOLE.replace(section, "dashboard: {listen: null}"))), PROTOCOLS).dashboard.listen
+        is None
+    )
 
 
 def test_two_agents_may_not_share_a_source(write: Write) -> None:

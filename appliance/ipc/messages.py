@@ -243,11 +243,13 @@ class Failure(Message, frozen=True, tag=True):
 
 
 class Request(Message, frozen=True, tag=True):
-    """A person's request: `verb` is one of control.people.VERBS, `arguments` a JSON object."""
+    """A person's request: `verb` is one of control.people.VERBS, `arguments` a JSON object. `session` is the token of whoever
+    is signed in at the dashboard, which is nobody by itself."""
 
     call: int
     verb: str
     arguments: bytes = b"{}"
+    session: str = ""
 
 
 AnyMessage = (
