@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-import uvloop
-
-from appliance.configuration import read_configuration, reread_configuration
-from appliance.credentials.vault import placeholder
-from appliance.flow.worker import FlowFacts, InspectorMaker, Worker
-from appliance.protocols.postgres.inspector import PostgresInspector
-from appliance.protocols.postgres.readings import ReadingCache
-from appliance.protocols.redis.inspector import RedisInspector
-from appliance.settings import Settings
-from appliance.sql.analysis import read
 from ui.cli import build_cli
+
+# What one process alone needs is imported there: the command line answers at once, and a worker that has to come back
+# serves the sooner.
+if TYPE_CHECKING:
+    from appliance.flow.worker import FlowFacts, InspectorMaker
+    from appliance.log import Log
+from appliance.protocols.postgres.inspector import PostgresInspector
+    from appliance.protocols.redis.inspector import RedisInspector
+    from appliance.settings import Settings
+
+PROTOCOLS: Final = frozenset({"postgres", "redis"})
+"""The names in the table of protocols."""
 
 
 def inspectors() -> dict[str, InspectorMaker]:
     """The table of protocols, with what the flows of one worker share."""
+    from appliance.log import Log
+from appliance.protocols.postgres.inspector import PostgresInspector
+    from appliance.protocols.postgres.readings import ReadingCache
+    from appliance.protocols.redis.inspector import RedisInspector
+    from appliance.sql.analysis import read
+
     readings = ReadingCache(read)
 
     def postgres(facts: FlowFacts) -> PostgresInspector:
@@ -41,12 +48,11 @@ def inspectors() -> dict[str, InspectorMaker]:
     return {"postgres": postgres, "redis": redis}
 
 
-def run(table: Mapping[str, InspectorMaker], module: str) -> None:
-    """The whole program with these protocols; `module` is what its processes are started as."""
-    protocols = frozenset(table)
+def run(protocols: frozenset[str], table: Callable[[], Mapping[str, InspectorMaker]], module: str) -> None:
+    """The whole program with these protocols (what `table` answers has them as keys). `module` is what processes are started as."""
 
     def up(configuration: Path, ready: int | None) -> int:
-        # What one process alone needs is imported there: a worker that has to come back serves the sooner.
+        from appliance.configuration import read_configuration
         from appliance.supervision import supervise
         from kernel.gateway import catch, check
 
@@ -83,15 +89,25 @@ def run(table: Mapping[str, InspectorMaker], module: str) -> None:
         return supervise(settings, control_command, worker_command, ready, mend)
 
     def control(configuration: Path, ready: int) -> int:
+        from appliance.configuration import read_configuration
         from appliance.control.process import run_control
 
         settings = read_configuration(str(configuration), protocols)
         return run_control(settings, str(configuration), protocols, _announce(ready))
 
     def worker(configuration: Path, index: int, descriptors: tuple[int, ...], ready: int) -> int:
+        import uvloop
+
+        from appliance.configuration import reread_configuration
+
         settings = reread_configuration(str(configuration), protocols)
-        uvloop.run(_work(settings, table, index, descriptors, ready))
+        uvloop.run(_work(settings, table(), index, descriptors, ready))
         return 0
+
+    def placeholder() -> tuple[str, str]:
+        from appliance.credentials.vault import placeholder as make_placeholder
+
+        return make_placeholder()
 
     build_cli(up=up, control=control, worker=worker, protocols=protocols, placeholder=placeholder)()
 
@@ -99,6 +115,12 @@ def run(table: Mapping[str, InspectorMaker], module: str) -> None:
 async def _work(
     settings: Settings, table: Mapping[str, InspectorMaker], index: int, descriptors: tuple[int, ...], ready: int
 ) -> None:
+    import asyncio
+    import socket
+
+    from appliance.flow.worker import Worker
+
+    Log(f"worker {index}").take_over()
     sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     await Worker(settings, index, table, asyncio.get_running_loop()).run(sockets, _announce(ready))
 
@@ -115,7 +137,7 @@ def _announce(descriptor: int) -> Callable[[], None]:
 
 def main() -> None:
     """The command `sluicegate`."""
-    run(inspectors(), "appliance")
+    run(PROTOCOLS, inspectors, "appliance")
 
 
 if __name__ == "__main__":

@@ -7,22 +7,21 @@ and control refuses it where something else is held by then.
 from __future__ import annotations
 
 import datetime
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console, Group
+from rich.console import Group
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
 from ui.conversation import ask_control
-from ui.recordings import printable
+from ui.terminal import console, one_line, print_json, printable
+from ui.wiring import Given
 
 WATCH_SECONDS = 30.0
-LINE_CHARACTERS_MAX = 100
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _if = click.option("--if", "seen", metavar="HASH", help="Answer only if this is what is held (`bound` in show --json).")
@@ -37,12 +36,12 @@ def approvals() -> None:
 @click.option("--settled", type=click.IntRange(0, 1000), default=0, help="Show so many of the newest settled ones as well.")
 @_json
 @click.pass_obj
-def list_(run: str, settled: int, as_json: bool) -> None:
+def list_(given: Given, settled: int, as_json: bool) -> None:
     """List what waits for a person, oldest first."""
-    answer = ask_control(run, "approvals.list", settled=settled)
+    answer = ask_control(given.run, "approvals.list", settled=settled)
     found = answer["approvals"] + answer["settled"]
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     if not found:
         click.echo("nothing waits")
@@ -56,11 +55,11 @@ def list_(run: str, settled: int, as_json: bool) -> None:
             _left(one),
             printable(one["principal"]),
             printable(_place(one)),
-            _line(one["shown"]),
+            one_line(one["shown"]),
             printable(one["rule"]),
             ", ".join(one["approvers"]) or "any approver",
         )
-    _console().print(table)
+    console().print(table)
 
 
 @approvals.command()
@@ -68,13 +67,13 @@ def list_(run: str, settled: int, as_json: bool) -> None:
 @click.option("--exact", is_flag=True, help="Show the exact text, sensitive values too; that is kept in the ledger.")
 @_json
 @click.pass_obj
-def show(run: str, approval: str, exact: bool, as_json: bool) -> None:
+def show(given: Given, approval: str, exact: bool, as_json: bool) -> None:
     """Show one approval: the command, what it would do, why it is held, and its history."""
-    found = ask_control(run, "approvals.show", approval=approval, exact=exact)
+    found = ask_control(given.run, "approvals.show", approval=approval, exact=exact)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
-    _console().print(_told(found))
+    console().print(_told(found))
 
 
 @approvals.command()
@@ -83,9 +82,9 @@ def show(run: str, approval: str, exact: bool, as_json: bool) -> None:
 @_if
 @_json
 @click.pass_obj
-def approve(run: str, approval: str, reason: str, seen: str | None, as_json: bool) -> None:
+def approve(given: Given, approval: str, reason: str, seen: str | None, as_json: bool) -> None:
     """Let exactly what is held run."""
-    _answer(run, "approve", approval, seen, as_json, reason=reason)
+    _answer(given, "approve", approval, seen, as_json, reason=reason)
 
 
 @approvals.command()
@@ -94,9 +93,9 @@ def approve(run: str, approval: str, reason: str, seen: str | None, as_json: boo
 @_if
 @_json
 @click.pass_obj
-def reject(run: str, approval: str, reason: str, seen: str | None, as_json: bool) -> None:
+def reject(given: Given, approval: str, reason: str, seen: str | None, as_json: bool) -> None:
     """Refuse what is held."""
-    _answer(run, "reject", approval, seen, as_json, reason=reason)
+    _answer(given, "reject", approval, seen, as_json, reason=reason)
 
 
 @approvals.command()
@@ -107,7 +106,9 @@ def reject(run: str, approval: str, reason: str, seen: str | None, as_json: bool
 @_if
 @_json
 @click.pass_obj
-def edit(run: str, approval: str, text: str | None, file: Path | None, reason: str, seen: str | None, as_json: bool) -> None:
+def edit(
+    given: Given, approval: str, text: str | None, file: Path | None, reason: str, seen: str | None, as_json: bool
+) -> None:
     """Change what is held and let that run, if the policy lets it: it is judged like any other command.
 
     Without --text and --file the command opens in your editor, exact text and all.
@@ -117,7 +118,7 @@ def edit(run: str, approval: str, text: str | None, file: Path | None, reason: s
     if file is not None:
         text = file.read_text(encoding="utf-8")
     if text is None:
-        found = ask_control(run, "approvals.show", approval=approval, exact=True)
+        found = ask_control(given.run, "approvals.show", approval=approval, exact=True)
         seen = seen or found["bound"]
         text = click.edit(found["exact"], extension=".sql", editor=os.environ.get("EDITOR"))
         if text is None:
@@ -125,22 +126,22 @@ def edit(run: str, approval: str, text: str | None, file: Path | None, reason: s
         if not found["exact"].endswith("\n"):
             # Editors end the last line whether one wants it or not.
             text = text.removesuffix("\n")
-    _answer(run, "edit", approval, seen, as_json, reason=reason, text=text)
+    _answer(given, "edit", approval, seen, as_json, reason=reason, text=text)
 
 
 @approvals.command()
 @_json
 @click.pass_obj
-def watch(run: str, as_json: bool) -> None:
+def watch(given: Given, as_json: bool) -> None:
     """Print approvals as they come and as they end, until interrupted."""
     waiting: dict[str, dict[str, Any]] = {}
     serial = -1
     while True:
-        answer = ask_control(run, "approvals.wait", after=serial, seconds=WATCH_SECONDS)
+        answer = ask_control(given.run, "approvals.wait", after=serial, seconds=WATCH_SECONDS)
         serial = answer["serial"]
         now = {one["id"]: one for one in answer["approvals"]}
         for approval in waiting.keys() - now.keys():
-            _tell(ask_control(run, "approvals.show", approval=approval), as_json)
+            _tell(ask_control(given.run, "approvals.show", approval=approval), as_json)
         for approval, one in now.items():
             known = waiting.get(approval)
             if known is None or (known["state"], known["why"]) != (one["state"], one["why"]):
@@ -148,26 +149,26 @@ def watch(run: str, as_json: bool) -> None:
         waiting = now
 
 
-def _answer(run: str, how: str, approval: str, seen: str | None, as_json: bool, **words: str) -> None:
+def _answer(given: Given, how: str, approval: str, seen: str | None, as_json: bool, **words: str) -> None:
     if seen is None:
-        seen = ask_control(run, "approvals.show", approval=approval)["bound"]
-    settled = ask_control(run, f"approvals.{how}", approval=approval, seen=seen, **words)
+        seen = ask_control(given.run, "approvals.show", approval=approval)["bound"]
+    settled = ask_control(given.run, f"approvals.{how}", approval=approval, seen=seen, **words)
     if as_json:
-        _print_json(settled)
+        print_json(settled)
         return
     click.echo(f"{settled['id']} {settled['outcome']} by {printable(settled['by'])}")
 
 
 def _tell(one: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        _print_json(one)
+        print_json(one)
         return
     if one["state"] == "settled":
         by = f" by {one['by']}" if one["by"] else ""
         click.echo(printable(f"{one['id']} {one['outcome']}{by}" + (f": {one['reason']}" if one["reason"] else "")))
         return
     why = f" ({one['why']})" if one["why"] else ""
-    click.echo(f"{one['id']} {one['state']}{printable(why)} {printable(one['principal'])} {_line(one['shown'])}")
+    click.echo(f"{one['id']} {one['state']}{printable(why)} {printable(one['principal'])} {one_line(one['shown'])}")
 
 
 def _told(one: dict[str, Any]) -> Group:
@@ -211,17 +212,3 @@ def _left(one: dict[str, Any]) -> str:
 
 def _place(one: dict[str, Any]) -> str:
     return one["resource"] if one["database"] is None else f"{one['resource']}/{one['database']}"
-
-
-def _line(text: str) -> str:
-    line = printable(" ".join(text.split()))
-    return line if len(line) <= LINE_CHARACTERS_MAX else line[: LINE_CHARACTERS_MAX - 1] + "…"
-
-
-def _console() -> Console:
-    # Nothing an agent wrote may act as markup, emoji or a link.
-    return Console(markup=False, emoji=False, highlight=False)
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=True))

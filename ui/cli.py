@@ -1,4 +1,4 @@
-"""The command `sluicegate`: its commands, and how they are given what they need of the rest.
+"""The command `sluicegate`: the table of its commands, which are imported only when they are used.
 
 Exit codes: 0 done; 1 a negative result (refused, unfit, a failed test or verification); 2 wrong usage; 3 the appliance does
 not answer.
@@ -6,48 +6,66 @@ not answer.
 
 from __future__ import annotations
 
-import datetime
-import json
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
-from click.shell_completion import get_completion_class
-from rich.console import Console
-from rich.table import Table
+from click.shell_completion import CompletionItem
 
-from appliance.configuration import read_configuration, read_text
-from appliance.documents import read_document
-from appliance.errors import SettingError, SettingErrors, SluicegateError
-from appliance.settings import NetworkSettings, Settings
-from appliance.tls.authority import read_certificate
-from ui.approvals import approvals
-from ui.conversation import ask_control
-from ui.policies import policy
-from ui.recordings import export, flows, printable, replay, verify
+from ui.wiring import CONFIGURATION, VARIABLE, Control, Given, Placeholder, Programs, Up, Worker, folders
 
-CONFIGURATION = "/etc/sluicegate/sluicegate.yaml"
-VARIABLE = "SLUICEGATE_CONFIGURATION"
+# In the order people meet them: name, module, and the first line of its help, which a test holds to the command's own.
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "check": ("ui.processes", "Read the configuration and say everything that is wrong with it."),
+    "up": ("ui.processes", "Run the appliance, as root."),
+    "status": ("ui.standing", "Say how the appliance is."),
+    "approvals": ("ui.approvals", "See held commands and answer them."),
+    "policy": ("ui.policies", "Check, test and explain policies, and put a changed one in force."),
+    "flows": ("ui.recordings", "List recorded flows, the last active first."),
+    "live": ("ui.standing", "List the flows that are open now."),
+    "replay": ("ui.recordings", "Tell what happened in FLOW (its id, or the beginning of it) in order."),
+    "verify": ("ui.recordings", "Prove that nothing was changed, removed, added or moved."),
+    "export": ("ui.recordings", "Print the records of FLOW (or --all) as JSON lines, each with its receipt."),
+    "agents": ("ui.registered", "What agents need."),
+    "authority": ("ui.registered", "The certificate authority that clients of this appliance meet."),
+    "drain": ("ui.standing", "Take everything that is recorded so far out of the journals into the recording."),
+    "release": ("ui.processes", "Take the kernel's rules back, as root."),
+    "completion": ("ui.completion", "Print a shell's completion script."),
+}
+# `up` starts these; they are nobody else's.
+_HIDDEN: Final[dict[str, str]] = {"control": "ui.processes", "worker": "ui.processes"}
 
-Up = Callable[[Path, int | None], int]
-Control = Callable[[Path, int], int]
-Worker = Callable[[Path, int, tuple[int, ...], int], int]
-Placeholder = Callable[[], tuple[str, str]]
 
-# A command's own option goes before the group's, and that before the variable.
-_configuration = click.option(
-    "--configuration", type=click.Path(path_type=Path, dir_okay=False), default=CONFIGURATION, help="The configuration file."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+class _Commands(click.Group):
+    """The commands of the table. Listing and completing them imports none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        module = COMMANDS[cmd_name][0] if cmd_name in COMMANDS else _HIDDEN.get(cmd_name)
+        if module is None:
+            return None
+        found = getattr(import_module(module), cmd_name)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
 
 def build_cli(up: Up, control: Control, worker: Worker, protocols: frozenset[str], placeholder: Placeholder) -> click.Group:
-    """The command line. `up`, `control` and `worker` run the processes and answer their exit code; `placeholder` makes a
-    password and its verifier; `protocols` are the names that resources may have."""
+    """The command line, over these programs; see Programs."""
+    programs = Programs(up, control, worker, protocols, placeholder)
 
-    @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+    @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
     @click.option(
         "--configuration",
         type=click.Path(path_type=Path, dir_okay=False),
@@ -56,237 +74,44 @@ def build_cli(up: Up, control: Control, worker: Worker, protocols: frozenset[str
         envvar=VARIABLE,
         help=f"The configuration file ({VARIABLE}).",
     )
-    @click.version_option(_version(), prog_name="sluicegate")
+    @click.option(
+        "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
+    )
     @click.pass_context
     def sluicegate(context: click.Context, configuration: Path) -> None:
         """An appliance on the egress path of AI agents: understands, decides, holds, masks and records what they do.
 
         Ends with 0 when done, 1 for a negative result, 2 for wrong usage, 3 when the appliance does not answer.
         """
-        state, run = _places(configuration)
-        context.obj = run
-        context.default_map = {name: {"state": state} for name in ("flows", "replay", "verify", "export")}
-        context.default_map |= {name: {"configuration": str(configuration)} for name in ("up", "control", "worker", "check")}
-        context.default_map["authority"] = {"show": {"state": state}}
+        context.obj = given(configuration, programs)
+        context.default_map = dict(_defaults(context.obj))
 
-    @sluicegate.command("up")
-    @_configuration
-    @click.option("--ready-fd", "ready", type=int, help="A descriptor that is told when everything serves.")
-    @click.pass_context
-    def up_(context: click.Context, configuration: Path, ready: int | None) -> None:
-        """Run the appliance, as root: catch connections, then supervise control and workers until ended."""
-        context.exit(_run(lambda: up(configuration, ready)))
-
-    @sluicegate.command("control", hidden=True)
-    @_configuration
-    @click.option("--ready-fd", "ready", type=int, required=True)
-    @click.pass_context
-    def control_(context: click.Context, configuration: Path, ready: int) -> None:
-        """One process of the appliance; `up` starts it."""
-        context.exit(_run(lambda: control(configuration, ready)))
-
-    @sluicegate.command("worker", hidden=True)
-    @_configuration
-    @click.option("--index", type=int, required=True)
-    @click.option("--sockets", required=True, help="Descriptors, with commas between.")
-    @click.option("--ready-fd", "ready", type=int, required=True)
-    @click.pass_context
-    def worker_(context: click.Context, configuration: Path, index: int, sockets: str, ready: int) -> None:
-        """One process of the appliance; `up` starts it."""
-        descriptors = tuple(int(one) for one in sockets.split(","))
-        context.exit(_run(lambda: worker(configuration, index, descriptors, ready)))
-
-    @sluicegate.command("check")
-    @_configuration
-    def check_(configuration: Path) -> None:
-        """Read the configuration and say everything that is wrong with it."""
-        try:
-            settings = read_configuration(str(configuration), protocols)
-        except SettingErrors as errors:
-            raise click.ClickException(printable(str(errors))) from None
-        click.echo(f"{configuration} is sound: {len(settings.agents)} agents, {len(settings.resources)} resources")
-
-    @sluicegate.group("agents")
-    def agents_() -> None:
-        """What agents need."""
-
-    @agents_.command("placeholder")
-    @_json
-    def placeholder_(as_json: bool) -> None:
-        """Make a password for clients that insist on proving one, with its verifier for the configuration.
-
-        The password opens nothing but the agent's own connections to the appliance.
-        """
-        password, proof = placeholder()
-        if as_json:
-            _print_json({"password": password, "placeholder": proof})
-        else:
-            click.echo(f"password (for the client):         {password}")
-            click.echo(f"placeholder (for the agent's entry): {proof}")
-
-    for command in (approvals, policy, flows, replay, verify, export, live, status, drain, authority, release, completion):
-        sluicegate.add_command(command)
     return sluicegate
 
 
-@click.command()
-@_json
-@click.pass_obj
-def live(run: str, as_json: bool) -> None:
-    """List the flows that are open now."""
-    found = ask_control(run, "flows.live")
-    if as_json:
-        _print_json(found)
+def given(configuration: Path, programs: Programs) -> Given:
+    """What commands get for this configuration file."""
+    state, run = folders(configuration)
+    return Given(configuration, state, run, programs)
+
+
+def _defaults(one: Given) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A command's own option goes before the group's, and that before the variable."""
+    for name in ("flows", "replay", "verify", "export"):
+        yield name, {"state": one.state}
+    for name in ("up", "control", "worker", "check"):
+        yield name, {"configuration": str(one.configuration)}
+    yield "authority", {"show": {"state": one.state}}
+
+
+def _print_version(context: click.Context, _option: click.Parameter, is_asked: bool) -> None:
+    if not is_asked or context.resilient_parsing:
         return
-    table = _table("flow", "who", "resource", "from", "to", "since")
-    for flow in found:
-        since = datetime.datetime.fromtimestamp(flow["time"] / 1e9).astimezone().isoformat(" ", "seconds")
-        row = (
-            flow["flow"],
-            flow["principal"] or "nobody",
-            flow["resource"] or "none",
-            flow["source"],
-            flow["destination"],
-            since,
-        )
-        table.add_row(*map(printable, row))
-    _console().print(table)
+    from importlib.metadata import PackageNotFoundError, version
 
-
-@click.command()
-@_json
-@click.pass_obj
-@click.pass_context
-def status(context: click.Context, run: str, as_json: bool) -> None:
-    """Say how the appliance is. Ends with 1 where something needs a person: an unfit policy, a recording that stopped."""
-    found: dict[str, Any] = ask_control(run, "status")
-    recording, in_force = found["recording"], found["policy"]
-    if as_json:
-        _print_json(found)
-    else:
-        table = Table(box=None, show_header=False, pad_edge=False)
-        since = datetime.datetime.fromtimestamp(found["started"]).astimezone().isoformat(" ", "seconds")
-        table.add_row("control", f"process {found['process']}, since {since}")
-        for worker in found["workers"]:
-            table.add_row(f"worker {worker['index']}", f"process {worker['process']}, {worker['flows']} flows")
-        table.add_row("policy", f"{in_force['version']}: {in_force['rules']} rules in {len(in_force['files'])} files")
-        table.add_row("approvals", f"{found['approvals']} waiting")
-        table.add_row("recording", f"{recording['records']} records taken in since the start")
-        for one in found["catalogues"]:
-            how = one["fault"] or f"{one['relations']} relations"
-            table.add_row("catalogue", printable(f"{one['resource']}/{one['database']}: {how}"))
-        _console().print(table)
-        if not found["workers"]:
-            click.secho("NO WORKER SERVES: executors are refused", fg="red")
-        if in_force["fault"]:
-            click.secho(printable(f"POLICY UNFIT, the old one stays in force:\n{in_force['fault']}"), fg="red")
-        if recording["fault"]:
-            click.secho(printable(f"RECORDING STOPPED: {recording['fault']}"), fg="red")
-        for alarm in recording["alarms"]:
-            click.secho(printable(f"RECORDING ALARM: {alarm}"), fg="red")
-    if in_force["fault"] or recording["fault"] or recording["alarms"] or not found["workers"]:
-        context.exit(1)
-
-
-@click.command()
-@_json
-@click.pass_obj
-def drain(run: str, as_json: bool) -> None:
-    """Take everything that is recorded so far out of the journals into the recording."""
-    found = ask_control(run, "drain")
-    if as_json:
-        _print_json(found)
-    else:
-        click.echo(f"{found['records']} records taken in")
-
-
-@click.group()
-def authority() -> None:
-    """The certificate authority that clients of this appliance meet."""
-
-
-@authority.command("show")
-@click.option(
-    "--state", type=click.Path(path_type=Path, file_okay=False), default=Settings((), (), (), NetworkSettings(()), ()).state
-)
-def authority_show(state: Path) -> None:
-    """Print the authority's certificate (PEM), for executors that verify what they are shown."""
     try:
-        click.echo(read_certificate(state / "control" / "authority").decode(), nl=False)
-    except SettingError as error:
-        raise click.ClickException(printable(str(error))) from None
-
-
-@click.command()
-def release() -> None:
-    """Take the kernel's rules back, as root: nothing is caught any more, and executors reach nothing through here.
-
-    For after `up` has ended: while it runs, it puts them back.
-    """
-    _run(_release)
-
-
-@click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(context: click.Context, shell: str) -> None:
-    """Print a shell's completion script, for example: eval "$(sluicegate completion bash)"."""
-    found = get_completion_class(shell)
-    assert found is not None
-    click.echo(found(context.find_root().command, {}, "sluicegate", "_SLUICEGATE_COMPLETE").source())
-
-
-def _release() -> int:
-    # Only here: what reaches into the kernel takes longer to import than most commands to run.
-    from kernel.gateway import release as release_caught
-
-    release_caught()
-    return 0
-
-
-def _run(work: Callable[[], int]) -> int:
-    try:
-        return work()
-    except SluicegateError as error:
-        raise click.ClickException(printable(str(error))) from None
-
-
-def _places(configuration: Path) -> tuple[str, str]:
-    """The folders of state and of sockets. What people ask must not fail because a file of the appliance's is unfit or not
-    theirs to read, so then the defaults stand, and the socket says whether they are right."""
-    defaults = Settings((), (), (), NetworkSettings(()), ())
-    try:
-        data = read_document(str(configuration), read_text(str(configuration))).data
-    except (SettingError, SettingErrors):
-        return defaults.state, defaults.run
-    section = data.get("appliance") if isinstance(data, dict) else None
-    named = section if isinstance(section, dict) else {}
-    folder = configuration.absolute().parent
-
-    def place(name: str, default: str) -> str:
-        value = named.get(name)
-        return str(folder / value) if isinstance(value, str) else default
-
-    return place("state", defaults.state), place("run", defaults.run)
-
-
-def _version() -> str:
-    try:
-        return version("sluicegate")
+        found = version("sluicegate")
     except PackageNotFoundError:
-        return "unreleased"
-
-
-def _table(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        table.add_column(title, overflow="fold")
-    return table
-
-
-def _console() -> Console:
-    return Console(markup=False, emoji=False, highlight=False)
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=True))
+        found = "unreleased"
+    click.echo(f"sluicegate, version {found}")
+    context.exit()

@@ -17,7 +17,8 @@ from appliance.policy.explanation import explain
 from appliance.policy.reading import policy_schema, read_policy
 from appliance.sql.analysis import read
 from ui.conversation import ask_control
-from ui.recordings import printable
+from ui.terminal import print_json, printable
+from ui.wiring import Given
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _paths = click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True))
@@ -40,7 +41,7 @@ def check(paths: tuple[str, ...], as_json: bool) -> None:
     except SettingErrors as errors:
         _fail(errors, as_json)
     if as_json:
-        _print_json(
+        print_json(
             {"sound": True, "rules": len(found.rules), "files": [name for name, _ in files], "version": found.version}
         )
     else:
@@ -59,7 +60,7 @@ def test(paths: tuple[str, ...], as_json: bool) -> None:
         _fail(errors, as_json)
     failed = [result for result in results if not result.passed]
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "file": result.case.file,
@@ -94,7 +95,7 @@ def test(paths: tuple[str, ...], as_json: bool) -> None:
 @_json
 @click.pass_obj
 def explain_(
-    run: str,
+    given: Given,
     agent: str,
     phase: str,
     resource: str,
@@ -113,13 +114,13 @@ def explain_(
         if paths or groups:
             raise click.UsageError("--policy and --group go with --tables")
         answer = ask_control(
-            run, "policy.explain", agent=agent, phase=phase, resource=resource, database=database, command=text
+            given.run, "policy.explain", agent=agent, phase=phase, resource=resource, database=database, command=text
         )
         told, data = answer["text"], answer["explanation"]
     else:
         told, data = _explain_offline(agent, phase, resource, database, text, tables, paths, groups)
     if as_json:
-        _print_json(data)
+        print_json(data)
     else:
         click.echo(printable(told))
 
@@ -135,11 +136,11 @@ def schema(what: str) -> None:
 @policy.command("reload")
 @_json
 @click.pass_obj
-def reload_(run: str, as_json: bool) -> None:
+def reload_(given: Given, as_json: bool) -> None:
     """Read the policy files anew now. Changed files are noticed within seconds without it."""
-    state = ask_control(run, "policy.reload")
+    state = ask_control(given.run, "policy.reload")
     if as_json:
-        _print_json(state)
+        print_json(state)
     elif state["fault"]:
         click.secho(
             printable(f"the old policy stays in force, because the new one is unfit:\n{state['fault']}"), fg="red", err=True
@@ -176,7 +177,7 @@ def _explain_offline(
 
 def _fail(errors: SettingErrors, as_json: bool) -> NoReturn:
     if as_json:
-        _print_json(
+        print_json(
             {
                 "sound": False,
                 "errors": [
@@ -188,7 +189,3 @@ def _fail(errors: SettingErrors, as_json: bool) -> NoReturn:
     else:
         click.secho(printable(str(errors)), fg="red", err=True)
     raise click.exceptions.Exit(1)
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=True))

@@ -6,20 +6,18 @@ characters are made visible.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from re import compile as pattern
 from typing import Any
 
 import click
 import msgspec
-from rich.console import Console, Group
+from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -35,6 +33,7 @@ from appliance.recording.replay import replay as moments_of
 from appliance.recording.segments import FlowSummary
 from appliance.recording.verify import Report
 from appliance.recording.verify import verify as verify_recording
+from ui.terminal import clock_time, console, duration, print_json, printable, short_time
 
 _CAUGHT_UP_SECONDS = 1.0  # control takes journals in many times a second; after that they are read without the rest
 _EXPORTED_AT_ONCE = 1_000
@@ -67,7 +66,7 @@ def flows(state: Path, agent: str | None, resource: str | None, since: str | Non
         found = reader.list_flows(places, agent=agent, resource=resource, since=_moment(since), limit=limit)
     if as_json:
         for flow in found:
-            _print_json(_flow_fields(flow))
+            print_json(_flow_fields(flow))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     # It fits a terminal of 80 columns; the rest of a flow is in `replay` and in --json.
@@ -76,10 +75,10 @@ def flows(state: Path, agent: str | None, resource: str | None, since: str | Non
     for title in ("commands", "refused", "held"):
         table.add_column(title, justify="right", no_wrap=True)
     for flow in found:
-        lasted = "open" if flow.closed is None else _duration(flow.closed - (flow.opened or flow.closed))
+        lasted = "open" if flow.closed is None else duration(flow.closed - (flow.opened or flow.closed))
         table.add_row(
             printable(flow.flow),
-            "?" if flow.opened is None else _short_time(flow.opened),
+            "?" if flow.opened is None else short_time(flow.opened),
             lasted,
             printable(_who(flow)),
             printable(flow.resource or "–"),
@@ -87,7 +86,7 @@ def flows(state: Path, agent: str | None, resource: str | None, since: str | Non
             Text(str(flow.refused), "red" if flow.refused else ""),
             Text(str(flow.held), "yellow" if flow.held else ""),
         )
-    _console().print(table)
+    console().print(table)
 
 
 @click.command()
@@ -101,11 +100,11 @@ def replay(flow: str, state: Path, as_json: bool) -> None:
         moments = moments_of(reader.read_flow(places, reader.find_flow(places, flow)))
         if as_json:
             for moment in moments:
-                _print_json(_without_sealed(msgspec.to_builtins(moment)))
+                print_json(_without_sealed(msgspec.to_builtins(moment)))
             return
-        console = _console()
+        terminal = console()
         for moment in moments:
-            console.print(_told_moment(moment))
+            terminal.print(_told_moment(moment))
 
 
 @click.command()
@@ -128,9 +127,9 @@ def verify(state: Path, public_key: Path | None, witnesses: tuple[Path, ...], as
     with _told():
         report = verify_recording(state, public_key, witnesses)
     if as_json:
-        _print_json({"sound": report.is_sound, **msgspec.to_builtins(report)})
+        print_json({"sound": report.is_sound, **msgspec.to_builtins(report)})
     else:
-        _console().print(_told_report(report, public_key is not None, bool(witnesses)))
+        console().print(_told_report(report, public_key is not None, bool(witnesses)))
     if not report.is_sound:
         sys.exit(1)
 
@@ -159,23 +158,9 @@ def export(flow: str | None, everything: bool, exact: bool, database: Path | Non
         lines = (_exported(places, one, opened) for one in kept)
         if database is None:
             for line in lines:
-                _print_json(line)
+                print_json(line)
         else:
             _export_to(database, lines)
-
-
-def printable(text: str) -> str:
-    """A text with everything visible that a terminal would act on: control characters, escape sequences, and the marks that
-    change the direction of writing. Line ends and tabs stay."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        character if character in "\n\t" or unicodedata.category(character) not in _ACTED_ON else ascii(character)[1:-1]
-        for character in text
-    )
-
-
-_ACTED_ON = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
 
 
 def _caught_up(state: Path) -> Places:
@@ -201,16 +186,6 @@ def _told() -> Iterator[None]:
         raise click.ClickException(printable(str(error))) from error
     except PermissionError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}; recordings are for root and control") from error
-
-
-def _console() -> Console:
-    # Nothing recorded may act as markup, emoji or a link.
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=False)
-
-
-def _print_json(value: object) -> None:
-    # ASCII alone: the lines stay harmless when somebody looks at them in a terminal.
-    click.echo(json.dumps(value, ensure_ascii=True))
 
 
 def _flow_fields(flow: FlowSummary) -> dict[str, object]:
@@ -268,21 +243,6 @@ def _moment(since: str | None) -> int:
         ) from error
 
 
-def _clock_time(nanoseconds: int) -> str:
-    return datetime.fromtimestamp(nanoseconds / 1e9, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
-
-
-def _duration(nanoseconds: int) -> str:
-    seconds = nanoseconds / 1e9
-    if seconds < 1:
-        return f"{seconds * 1000:.1f} ms"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
 def _told_moment(moment: Moment) -> Group:
     """A moment as lines: when, what, and below it what belongs to it."""
     head = Text(f"{moment.after / 1e9:>10.3f}  ", "dim")
@@ -321,7 +281,7 @@ _Add = Callable[..., None]
 
 def _tell_opened(record: FlowOpened, head: Text, add: _Add) -> None:
     head.append("opened", "bold")
-    head.append(f"  {_clock_time(record.time)}  flow {printable(record.flow)}")
+    head.append(f"  {clock_time(record.time)}  flow {printable(record.flow)}")
     who = record.principal or "nobody we know"
     add("by:", who + (f", established by {record.established}" if record.established else ""))
     add("groups:", ", ".join(record.groups))
@@ -363,7 +323,7 @@ def _tell_decision(record: Decided, took: int | None, head: Text, add: _Add) -> 
     if record.by:
         head.append(f"  by {printable(record.by)}")
     if took is not None:
-        head.append(f"  after {_duration(took)}")
+        head.append(f"  after {duration(took)}")
     add("approval:", record.approval)
     add("reason:", record.reason)
     add("instead:", record.shown, "cyan")
@@ -375,7 +335,7 @@ def _tell_answer(record: Answered, took: int | None, head: Text, add: _Add) -> N
     if record.columns:
         head.append(f"  {record.rows} rows, {record.size} bytes", "dim")
     if took is not None:
-        head.append(f"  in {_duration(took)}", "dim")
+        head.append(f"  in {duration(took)}", "dim")
     add("masked:", ", ".join(record.masked), "magenta")
     add("digest:", record.digest, "dim")
 
@@ -384,13 +344,6 @@ def _who(flow: FlowSummary) -> str:
     if flow.agent is None:
         return f"nobody known, from {flow.source}"
     return f"{flow.agent}/{flow.phase}" + (f" for {flow.person}" if flow.person else "")
-
-
-def _short_time(moment: int) -> str:
-    """The time of day in UTC, with the date where it is another day's."""
-    then = datetime.fromtimestamp(moment / 1e9, UTC)
-    today = datetime.now(UTC).date()
-    return then.strftime("%H:%M:%S" if then.date() == today else "%m-%d %H:%M")
 
 
 def _sample(record: Answered) -> Table:
@@ -422,7 +375,7 @@ def _told_report(report: Report, has_own_key: bool, has_witness: bool) -> Group:
         text = f"{finding.sort}: {finding.text}" + (f" [{place}]" if place else "")
         lines.append(Text(printable(text), "red"))
     for note in report.notes:
-        said = f"note of {_clock_time(note.time)}: {note.sort}: {note.text}" + (f" [{note.journal}]" if note.journal else "")
+        said = f"note of {clock_time(note.time)}: {note.sort}: {note.text}" + (f" [{note.journal}]" if note.journal else "")
         lines.append(Text(printable(said), "yellow"))
     if report.waiting:
         lines.append(Text(f"{report.waiting} bytes in journals are not taken in yet, so nothing is said of them"))

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from appliance.recording.records import Answered, Commanded, Decided, FlowClosed, FlowOpened
 from tests.recording.recorded import START, Recorded
-from ui.recordings import export, flows, printable, replay, verify
+from ui.recordings import export, flows, replay, verify
+from ui.terminal import printable
 
 CARD = "4111111111111111"
 MILLISECOND = 1_000_000

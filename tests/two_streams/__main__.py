@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from appliance.__main__ import inspectors, run
+from appliance.__main__ import PROTOCOLS, inspectors, run
+from appliance.flow.worker import InspectorMaker
 from tests.two_streams.inspector import TwoStreamsInspector
 
+
+def table() -> dict[str, InspectorMaker]:
+    """The product's own table and one more."""
+    return {**inspectors(), "two-streams": lambda _facts: TwoStreamsInspector()}
+
+
 if __name__ == "__main__":
-    run({**inspectors(), "two-streams": lambda _facts: TwoStreamsInspector()}, "tests.two_streams")
+    run(PROTOCOLS | {"two-streams"}, table, "tests.two_streams")

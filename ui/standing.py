@@ -1,0 +1,96 @@
+"""How the appliance is, as it says itself: `status`, `live`, `drain`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import click
+
+from ui.conversation import ask_control
+from ui.terminal import clock_time, console, print_json, printable, say, table
+from ui.wiring import Given
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command()
+@_json
+@click.pass_obj
+@click.pass_context
+def status(context: click.Context, given: Given, as_json: bool) -> None:
+    """Say how the appliance is.
+
+    Ends with 1 where something needs a person: an unfit policy, a recording that stopped, no worker.
+
+    \b
+    Example:
+      sluicegate status
+    """
+    found: dict[str, Any] = ask_control(given.run, "status")
+    recording, in_force = found["recording"], found["policy"]
+    if as_json:
+        print_json(found)
+    else:
+        told = table()
+        since = datetime.fromtimestamp(found["started"]).astimezone().isoformat(" ", "seconds")
+        told.add_row("control", f"process {found['process']}, since {since}")
+        for worker in found["workers"]:
+            told.add_row(f"worker {worker['index']}", f"process {worker['process']}, {worker['flows']} flows")
+        told.add_row("policy", f"{in_force['version']}: {in_force['rules']} rules in {len(in_force['files'])} files")
+        told.add_row("approvals", f"{found['approvals']} waiting")
+        told.add_row("recording", f"{recording['records']} records taken in since the start")
+        for one in found["catalogues"]:
+            how = one["fault"] or f"{one['relations']} relations"
+            told.add_row("catalogue", printable(f"{one['resource']}/{one['database']}: {how}"))
+        console().print(told)
+        if not found["workers"]:
+            say("NO WORKER SERVES: executors are refused", "red")
+        if in_force["fault"]:
+            say(f"POLICY UNFIT, the old one stays in force:\n{in_force['fault']}", "red")
+        if recording["fault"]:
+            say(f"RECORDING STOPPED: {recording['fault']}", "red")
+        for alarm in recording["alarms"]:
+            say(f"RECORDING ALARM: {alarm}", "red")
+    if in_force["fault"] or recording["fault"] or recording["alarms"] or not found["workers"]:
+        context.exit(1)
+
+
+@click.command()
+@_json
+@click.pass_obj
+def live(given: Given, as_json: bool) -> None:
+    """List the flows that are open now."""
+    found = ask_control(given.run, "flows.live")
+    if as_json:
+        print_json(found)
+        return
+    told = table("flow", "who", "resource", "from", "to", "since")
+    for flow in found:
+        row = (
+            flow["flow"],
+            flow["principal"] or "nobody",
+            flow["resource"] or "none",
+            flow["source"],
+            flow["destination"],
+            clock_time(flow["time"]),
+        )
+        told.add_row(*map(printable, row))
+    console().print(told)
+
+
+@click.command()
+@_json
+@click.pass_obj
+def drain(given: Given, as_json: bool) -> None:
+    """Take everything that is recorded so far out of the journals into the recording.
+
+    \b
+    Example:
+      sluicegate drain
+    """
+    found = ask_control(given.run, "drain")
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(f"{found['records']} records taken in")
