@@ -14,8 +14,7 @@ from ui.cli import build_cli
 # serves the sooner.
 if TYPE_CHECKING:
     from appliance.flow.worker import FlowFacts, InspectorMaker
-    from appliance.log import Log
-from appliance.protocols.postgres.inspector import PostgresInspector
+    from appliance.protocols.postgres.inspector import PostgresInspector
     from appliance.protocols.redis.inspector import RedisInspector
     from appliance.settings import Settings
 
@@ -25,8 +24,7 @@ PROTOCOLS: Final = frozenset({"postgres", "redis"})
 
 def inspectors() -> dict[str, InspectorMaker]:
     """The table of protocols, with what the flows of one worker share."""
-    from appliance.log import Log
-from appliance.protocols.postgres.inspector import PostgresInspector
+    from appliance.protocols.postgres.inspector import PostgresInspector
     from appliance.protocols.postgres.readings import ReadingCache
     from appliance.protocols.redis.inspector import RedisInspector
     from appliance.sql.analysis import read
@@ -49,7 +47,7 @@ from appliance.protocols.postgres.inspector import PostgresInspector
 
 
 def run(protocols: frozenset[str], table: Callable[[], Mapping[str, InspectorMaker]], module: str) -> None:
-    """The whole program with these protocols (what `table` answers has them as keys). `module` is what processes are started as."""
+    """The whole program with these protocols, the names in `table`. `module` is what its processes are started as."""
 
     def up(configuration: Path, ready: int | None) -> int:
         from appliance.configuration import read_configuration
@@ -119,6 +117,7 @@ async def _work(
     import socket
 
     from appliance.flow.worker import Worker
+    from appliance.log import Log
 
     Log(f"worker {index}").take_over()
     sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]

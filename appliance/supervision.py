@@ -21,9 +21,12 @@ from pathlib import Path
 from typing import Final
 
 from appliance.errors import UnfitKernelError
+from appliance.log import FORM_VARIABLE, Level, Log
 from appliance.recording.places import lay_out
 from appliance.settings import Settings
 from kernel.origins import transparent_sockets
+
+log = Log("supervisor")
 
 # The argument list of a process, made from the descriptor on which it says (by any byte) that it serves.
 ControlCommand = Callable[[int], Sequence[str]]
@@ -47,7 +50,7 @@ _MEND_SECONDS: Final = 1.0
 # How long children may take to end their flows in good order.
 _END_SECONDS: Final = 5.0
 # What children get to know of our environment. Their users are numbers alone, so there is no home.
-_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH")
+_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", FORM_VARIABLE)
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +86,7 @@ def supervise(
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    log.take_over()
     prepare_folders(settings)
     supervisor = _Supervisor(settings, control, worker, ready, mend)
     try:
@@ -189,9 +193,9 @@ class _Supervisor:
                 control = self.children[0].process
                 if control is not None:
                     control.send_signal(signal.SIGHUP)
-                    _log("reload passed on", pid=control.pid)
+                    log("reload passed on", pid=control.pid)
             elif number in (signal.SIGTERM, signal.SIGINT):
-                _log("ending", signal=signal.Signals(number).name)
+                log("ending", signal=signal.Signals(number).name)
                 self.exit_code = 0
 
     def _mend_due(self) -> None:
@@ -204,11 +208,11 @@ class _Supervisor:
             # Nobody is caught and nothing passes; tried again until it works, said once.
             if str(error) != self.mend_fault:
                 self.mend_fault = str(error)
-                _log("CANNOT CATCH EXECUTORS", reason=error)
+                log("cannot catch executors", level=Level.ERROR, reason=error)
             return
         self.mend_fault = ""
         if found:
-            _log("CATCHING WAS UNDONE AND IS PUT BACK", found=" ".join(found))
+            log("catching was undone and is put back", level=Level.ERROR, found=" ".join(found))
 
     # One child's life.
 
@@ -219,7 +223,7 @@ class _Supervisor:
                 try:
                     self._start(child)
                 except OSError as error:
-                    _log("could not start", name=child.name, error=error)
+                    log("could not start", level=Level.ERROR, name=child.name, error=error)
                     self._put_off(child)
 
     def _start(self, child: _Child) -> None:
@@ -262,7 +266,7 @@ class _Supervisor:
         child.due = None
         self.selector.register(child.readiness, selectors.EVENT_READ, child)
         self.selector.register(child.ended, selectors.EVENT_READ, child)
-        _log("started", name=child.name, pid=child.process.pid)
+        log("started", name=child.name, pid=child.process.pid)
 
     def _hear(self, child: _Child) -> None:
         child.is_serving = bool(os.read(child.readiness, 1))
@@ -270,13 +274,19 @@ class _Supervisor:
         os.close(child.readiness)
         child.readiness = -1
         if child.is_serving:
-            _log("serving", name=child.name, seconds=round(time.monotonic() - child.started, 3))
+            log("serving", name=child.name, seconds=round(time.monotonic() - child.started, 3))
 
     def _bury(self, child: _Child) -> None:
         assert child.process is not None
         code = child.process.wait()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        _log("ended", name=child.name, pid=child.process.pid, how=how)
+        log(
+            "ended",
+            level=Level.INFO if self.exit_code is not None else Level.WARNING,
+            name=child.name,
+            pid=child.process.pid,
+            how=how,
+        )
         self._forget(child)
         self._put_off(child)
 
@@ -288,7 +298,12 @@ class _Supervisor:
         child.delay = min(max(child.delay * 2, _DELAY_SECONDS_MIN), _DELAY_SECONDS_MAX)
         child.ends += 1
         if not self.has_served and child.ends >= _FIRST_ENDS_MAX:
-            _log("giving up", name=child.name, reason=f"it ended {child.ends} times before everything served")
+            log(
+                "giving up",
+                level=Level.ERROR,
+                name=child.name,
+                reason=f"it ended {child.ends} times before everything served",
+            )
             self.exit_code = 1
 
     def _forget(self, child: _Child) -> None:
@@ -301,7 +316,7 @@ class _Supervisor:
     def _see_readiness(self) -> None:
         if not self.has_served and all(child.is_serving for child in self.children):
             self.has_served = True
-            _log("ready", workers=len(self.children) - 1)
+            log("ready", workers=len(self.children) - 1)
             if self.ready is not None:
                 os.write(self.ready, b"ready\n")
             self._close_ready()
@@ -317,7 +332,7 @@ class _Supervisor:
         """Workers first: while they end their flows they still have things to tell control."""
         self._end([child for child in self.children if child.index is not None])
         self._end([child for child in self.children if child.index is None])
-        _log("ended all")
+        log("ended all")
 
     def _end(self, children: list[_Child]) -> None:
         running = [child.process for child in children if child.process is not None]
@@ -328,7 +343,7 @@ class _Supervisor:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                _log("killed", pid=process.pid, reason=f"it did not end within {_END_SECONDS:g} seconds")
+                log("killed", level=Level.WARNING, pid=process.pid, reason=f"it did not end within {_END_SECONDS:g} seconds")
                 process.kill()
                 process.wait()
         for child in children:
@@ -348,8 +363,3 @@ def _confine(parent: int) -> Callable[[], None]:
             os._exit(1)
 
     return confine
-
-
-def _log(event: str, **facts: object) -> None:
-    words = " ".join(f"{name}={str(value)!r}" for name, value in facts.items())
-    print(f"supervisor {event}: {words}" if words else f"supervisor {event}", file=sys.stderr, flush=True)

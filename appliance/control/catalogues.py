@@ -16,7 +16,7 @@ import msgspec
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from appliance.control.log import log
+from appliance.control.log import Level, log
 from appliance.credentials.vault import Secret, Vault
 from appliance.errors import SluicegateError, UnavailableError
 from appliance.settings import ResourceSettings, Settings
@@ -194,7 +194,13 @@ class Catalogues:
             await self._drop(place)
             reason = _first_line(error)
             if place.fault != reason:
-                log("catalogue unreadable", resource=place.resource.name, database=place.name, reason=reason)
+                log(
+                    "catalogue unreadable",
+                    level=Level.WARNING,
+                    resource=place.resource.name,
+                    database=place.name,
+                    reason=reason,
+                )
             place.fault = reason
             raise UnavailableError(f"what exists in {place.resource.name}/{place.name} can't be read: {reason}") from error
         place.fault = ""

@@ -16,7 +16,7 @@ import msgspec
 
 from appliance.approvals.desk import AMENDING_SECONDS, Case, Desk, Person, Refusal, State
 from appliance.approvals.ledger import Ledger
-from appliance.control.log import log
+from appliance.control.log import Level, log
 from appliance.control.recorder import Recorder
 from appliance.control.workers import Workers
 from appliance.errors import SluicegateError
@@ -111,7 +111,7 @@ class People:
         """For ipc.channel.serve."""
         person = person_of(uid, self._settings)
         if person is None or len(self._channels) >= CHANNELS_MAX:
-            log("person refused", uid=uid, pid=pid)
+            log("person refused", level=Level.WARNING, uid=uid, pid=pid)
             return None
         self._channels.add(channel)
         return Callbacks(lambda message: self._take(channel, person, message), lambda: self._channels.discard(channel))
@@ -144,7 +144,7 @@ class People:
         except Refusal as refusal:
             body: dict[str, Any] = {"ok": False, "reason": str(refusal)}
         except SluicegateError as error:
-            log("request failed", verb=request.verb, by=person.name, reason=error)
+            log("request failed", level=Level.WARNING, verb=request.verb, by=person.name, reason=error)
             body = {"ok": False, "reason": str(error)}
         else:
             body = {"ok": True, "result": result}

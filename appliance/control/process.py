@@ -7,7 +7,6 @@ import datetime
 import os
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -19,7 +18,7 @@ from appliance.approvals.desk import Desk
 from appliance.approvals.ledger import Ledger
 from appliance.control.catalogues import Catalogues
 from appliance.control.explaining import explain_command
-from appliance.control.log import log
+from appliance.control.log import Level, log
 from appliance.control.people import REQUEST_BYTES_MAX, People
 from appliance.control.policies import PolicyFolder
 from appliance.control.recorder import Recorder
@@ -43,11 +42,12 @@ _ID_LENGTH = 5
 def run_control(settings: Settings, configuration: str, protocols: frozenset[str], ready: Callable[[], None]) -> int:
     """Run until SIGTERM or SIGINT; the exit code. `ready` is called once both sockets are served. SIGHUP reads policy and
     password files anew; the configuration itself is read at the start alone."""
+    log.take_over()
     try:
         control = _Control(settings, configuration, protocols)
         uvloop.run(control.run(ready))
     except SluicegateError as error:
-        print(f"control can't start: {error}", file=sys.stderr, flush=True)
+        log("cannot start", level=Level.ERROR, reason=error)
         return 1
     return 1 if control.has_failed else 0
 
@@ -166,7 +166,7 @@ class _Control:
             try:
                 self._desk.tick(time.time())
             except RecordingError as error:
-                log("ledger fails", reason=error)
+                log("ledger fails", level=Level.ERROR, reason=error)
 
     async def _watch_policy(self) -> None:
         while True:
@@ -181,7 +181,7 @@ class _Control:
         try:
             self._vault.load(self._settings)
         except SettingErrors as error:
-            log("credentials unfit, the old ones stay", reason=error)
+            log("credentials unfit, the old ones stay", level=Level.ERROR, reason=error)
 
     def _reload_policy(self) -> dict[str, Any]:
         is_new = self._policies.reload()
@@ -189,7 +189,7 @@ class _Control:
             self._workers.tell_policy(self._policies.in_force)
             log("policy in force", policy=self._policies.in_force.policy.version)
         elif self._policies.fault:
-            log("POLICY UNFIT, THE OLD ONE STAYS IN FORCE", reason=self._policies.fault)
+            log("policy unfit, the old one stays in force", level=Level.ERROR, reason=self._policies.fault)
         return self._policy_state() | {"changed": is_new}
 
     def _policy_state(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from appliance.control.log import log
+from appliance.control.log import Level, log
 from appliance.errors import RecordingError
 from appliance.recording.journal import PartName
 from appliance.recording.keeper import Keeper
@@ -59,7 +59,7 @@ class Recorder:
                 taken = await self._in_thread(self._drain)
             except RecordingError as error:
                 if not self.fault:
-                    log("recording stopped", reason=error)
+                    log("recording stopped", level=Level.ERROR, reason=error)
                 self.fault = str(error)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
@@ -85,7 +85,7 @@ class Recorder:
         try:
             await self._in_thread(self._close)
         except RecordingError as error:
-            log("recording not closed", reason=error)
+            log("recording not closed", level=Level.ERROR, reason=error)
         self._thread.shutdown(wait=True)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -110,7 +110,7 @@ class Recorder:
         if note.sort == "begun":
             return
         self.alarms.append(f"{note.sort}: {note.text}")
-        log("recording alarm", sort=note.sort, text=note.text, journal=note.journal)
+        log("recording alarm", level=Level.ERROR, sort=note.sort, text=note.text, journal=note.journal)
         named = PartName.read(f"{note.journal}-000001.journal")
         if note.sort in _TAMPERING and named is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(self._distrust, named.process, f"{note.sort}: {note.text}")

@@ -14,7 +14,7 @@ import msgspec
 
 from appliance.approvals.desk import Desk
 from appliance.control.catalogues import Catalogues
-from appliance.control.log import log
+from appliance.control.log import Level, log
 from appliance.control.policies import InForce
 from appliance.credentials.vault import Vault
 from appliance.errors import RecordingError, SluicegateError, UnavailableError
@@ -102,7 +102,7 @@ class Workers:
     def accept(self, channel: Channel, uid: int, gid: int, pid: int) -> Callbacks | None:  # noqa: ARG002
         """For ipc.channel.serve."""
         if uid != self._worker_uid:
-            log("worker refused", uid=uid, pid=pid, reason="not the workers' user")
+            log("worker refused", level=Level.WARNING, uid=uid, pid=pid, reason="not the workers' user")
             return None
         if self._is_distrusted(pid):
             return None
@@ -134,7 +134,7 @@ class Workers:
     def distrust(self, process: int, reason: str) -> None:
         """Tell a worker to end, and answer it no more whether it does or not."""
         for worker in [worker for worker in self._workers.values() if worker.peer == process]:
-            log("WORKER DISTRUSTED", index=worker.index, process=process, reason=reason)
+            log("worker distrusted", level=Level.ERROR, index=worker.index, pid=process, reason=reason)
             if process not in self._distrusted:
                 with suppress(ProcessLookupError):
                     self._distrusted[process] = os.pidfd_open(process)
@@ -170,20 +170,20 @@ class Workers:
         self._workers.pop(worker.number, None)
         if self._stopping:
             return
-        log("worker gone", index=worker.index, process=worker.process, flows=len(worker.flows))
+        log("worker gone", level=Level.WARNING, index=worker.index, pid=worker.process, flows=len(worker.flows))
         self._vault.forget(worker.number)
         try:
             self.desk.lose(worker.number, time.time())
         except RecordingError as error:
             # They stay open for nobody and expire.
-            log("ledger fails", reason=error)
+            log("ledger fails", level=Level.ERROR, reason=error)
 
     def _take(self, worker: Worker, message: Message) -> None:
         call: int = getattr(message, "call", 0)
         try:
             self._heed(worker, message)
         except SluicegateError as error:
-            log("request failed", worker=worker.index, request=type(message).__name__, reason=error)
+            log("request failed", level=Level.WARNING, worker=worker.index, request=type(message).__name__, reason=error)
             if call:
                 worker.channel.fail(call, str(error))
 
@@ -198,7 +198,7 @@ class Workers:
                 policy = self._policy()
                 welcome = Welcome(policy.policy.version, policy.files, self._seal_key, self._journals)
                 channel.reply(call, msgspec.msgpack.encode(welcome))
-                log("worker welcome", index=index, process=process)
+                log("worker welcome", index=index, pid=process)
             case CatalogueWanted(call=call, resource=resource, database=database):
                 self._start(self._answer(worker, call, self._catalogue(resource, database)))
             case CatalogueChanged(resource=resource, database=database):
@@ -233,7 +233,12 @@ class Workers:
             case FlowGone(flow=flow):
                 worker.flows.pop(flow, None)
             case _:
-                log("worker ended", index=worker.index, reason=f"{type(message).__name__} is not for control")
+                log(
+                    "worker ended",
+                    level=Level.ERROR,
+                    index=worker.index,
+                    reason=f"{type(message).__name__} is not for control",
+                )
                 channel.abort()
 
     async def _answer(self, worker: Worker, call: int, work: Coroutine[None, None, bytes]) -> None:
@@ -252,7 +257,7 @@ class Workers:
             return False
         known = owner.keys[wanted.key]
         if known.principal != wanted.principal or known.resource != wanted.resource:
-            log("cancel refused", flow=known.flow, by=wanted.principal)
+            log("cancel refused", level=Level.WARNING, flow=known.flow, by=wanted.principal)
             return False
         owner.channel.tell(CancelFlow(wanted.key))
         return True

@@ -7,7 +7,6 @@ hold, a question to control, a handshake or back-pressure leaves it.
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from appliance.events import Cancelling, Command, Event, Finished, Left, NeedDat
 from appliance.flow.gate import STANDING, Gate
 from appliance.flow.gate import Question as DeskQuestion
 from appliance.flow.leg import Leg
+from appliance.log import trace_of
 from appliance.parties import Endpoint, Side
 from appliance.protocols.inspector import (
     Act,
@@ -44,11 +44,6 @@ _DESK_GRACE_SECONDS = 5.0
 _TARGET_SECONDS = 10.0
 # What a closing leg may still need to be delivered; a peer that never reads must not keep a flow alive.
 _CLOSE_SECONDS = 5.0
-
-
-def _trace_of(error: Exception) -> str:
-    """Where it happened and what sort of error it is. Not what it says: that may quote the peer's payload (wall 8)."""
-    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
 
 
 class FlowServices(Protocol):
@@ -229,7 +224,7 @@ class Relay:
         except RecordingError as error:
             self._finish(f"its record could not be written: {error}", is_reset=True)
         except Exception as error:  # noqa: BLE001  the border where our own bugs end one flow, closed
-            self._finish(f"a fault of the gateway: {type(error).__name__}", trace=_trace_of(error), is_reset=True)
+            self._finish(f"a fault of the gateway: {type(error).__name__}", trace=trace_of(error), is_reset=True)
 
     def _receive(self, side: Side, data: bytes) -> None:
         assert self._inspector is not None

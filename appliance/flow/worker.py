@@ -9,9 +9,7 @@ import secrets
 import signal
 import socket
 import struct
-import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -54,6 +52,7 @@ from appliance.ipc.messages import (
     Welcome,
     Withdraw,
 )
+from appliance.log import Level, Log, trace_of
 from appliance.parties import Origin, Principal, Scope, Side
 from appliance.policy.reading import read_policy
 from appliance.protocols.inspector import (
@@ -125,6 +124,7 @@ class Worker:
         inspectors: Mapping[str, InspectorMaker],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        self.log = Log(f"worker {index}")
         self._settings = settings
         self._index = index
         self._inspectors = inspectors
@@ -177,7 +177,7 @@ class Worker:
         """End this process, all its flows first."""
         if not self._unfit:
             self._unfit = reason
-            _log("GIVES UP", reason=reason)
+            self.log("gives up", level=Level.ERROR, reason=reason)
             self._stopping.set()
 
     # Control.
@@ -323,11 +323,18 @@ class Worker:
             if refusal is not None:
                 journal.append(FlowClosed(flow=flow_id, time=time.time_ns(), reason=f"refused: {refusal}"))
         except RecordingError as error:
-            _log("flow refused", flow=flow_id, reason=f"its record could not be written: {error}")
+            self.log("flow refused", level=Level.ERROR, flow=flow_id, reason=f"its record could not be written: {error}")
             self._see_journal(journal)
             return None
         if refusal is not None or principal is None or resource is None:
-            _log("flow refused", flow=flow_id, source=origin.source, destination=origin.destination, reason=refusal)
+            self.log(
+                "flow refused",
+                level=Level.WARNING,
+                flow=flow_id,
+                source=origin.source,
+                destination=origin.destination,
+                reason=refusal,
+            )
             return None
         facts = FlowFacts(resource, principal, self._placeholders.get(principal.agent), secrets.token_bytes(8))
         relay = Relay(flow_id, origin.destination, self, self._loop)
@@ -463,7 +470,7 @@ class Worker:
                 finally:
                     writer.close()
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            _log("cancel failed", flow=flow.id, reason=error)
+            self.log("cancel failed", level=Level.WARNING, flow=flow.id, reason=error)
 
     async def ask_desk(self, flow: Relay, question: DeskQuestion) -> str:
         approval = (
@@ -512,7 +519,7 @@ class Worker:
         self._tell(FlowGone(flow.id))
         client_bytes, target_bytes = flow.bytes_received
         if trace is not None:
-            _log("fault", flow=flow.id, trace=trace)
+            self.log("fault", level=Level.ERROR, flow=flow.id, trace=trace)
         assert self._journal is not None
         try:
             self._journal.append(
@@ -526,7 +533,7 @@ class Worker:
                 )
             )
         except RecordingError as error:
-            _log("flow closed unrecorded", flow=flow.id, reason=error)
+            self.log("flow closed unrecorded", level=Level.ERROR, flow=flow.id, reason=error)
             self._see_journal(self._journal)
 
     def _see_journal(self, journal: Journal) -> None:
@@ -551,16 +558,11 @@ class _Arrival(asyncio.Protocol):
         leg = None
         try:
             leg = self._worker.arrive(accepted)
-        except Exception:  # noqa: BLE001  the border where our own bugs end one connection, closed
-            _log("fault", trace=traceback.format_exc())
+        except Exception as fault:  # noqa: BLE001  the border where our own bugs end one connection, closed
+            self._worker.log("fault", level=Level.ERROR, trace=trace_of(fault))
         if leg is None:
             raw = accepted.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             accepted.abort()
         else:
             accepted.set_protocol(leg)
-
-
-def _log(event: str, **facts: object) -> None:
-    words = " ".join(f"{name}={str(value)!r}" for name, value in facts.items())
-    print(f"worker {event}: {words}", file=sys.stderr, flush=True)

@@ -21,6 +21,8 @@ RINGS: tuple[frozenset[str], ...] = (
         {"appliance.approvals", "appliance.recording", "appliance.identity", "appliance.credentials", "appliance.tls"}
     ),
     frozenset({"appliance.ipc"}),
+    # It does I/O, so pure rooms are further in and never see it.
+    frozenset({"appliance.log"}),
     frozenset({"appliance.protocols", "appliance.policy"}),
     frozenset({"appliance.sql"}),
     frozenset({"appliance.masking"}),

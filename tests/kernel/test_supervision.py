@@ -15,6 +15,7 @@ from typing import IO
 
 import pytest
 
+from appliance.log import FORM_VARIABLE
 from appliance.settings import Settings
 from appliance.supervision import worker_count
 from kernel.gateway import catch
@@ -40,7 +41,13 @@ class Running:
             stderr=subprocess.PIPE,
             text=True,
             pass_fds=(announce,),
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": "/root", "SECRET": "of the supervisor"},
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(ROOT),
+                "HOME": "/root",
+                FORM_VARIABLE: "text",
+                "SECRET": "of the supervisor",
+            },
         )
         os.close(announce)
         self.ready = ready
@@ -61,7 +68,7 @@ class Running:
     def child(self, name: str) -> int:
         """The process id of a child's latest life."""
         line = [line for line in self.log if line.startswith("supervisor started") and f"name='{name}'" in line][-1]
-        return int(line.split("pid='")[1].split("'")[0])
+        return int(line.rpartition("pid=")[2])
 
     def greeting(self, address: str = TARGET.ipv4) -> str:
         with self.three.socket(Place.EXECUTOR, socket.AF_INET6 if ":" in address else socket.AF_INET) as one:
@@ -185,7 +192,7 @@ def test_a_child_that_does_not_end_is_killed(running: Running) -> None:
     running.until("supervisor ready")
     os.kill(running.child("worker 1"), signal.SIGSTOP)
     running.process.terminate()
-    running.until("supervisor killed")
+    running.until("WARNING supervisor killed")
     assert running.process.wait() == 0
 
 
