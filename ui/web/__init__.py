@@ -1,0 +1,1 @@
+"""The dashboard: pages for people, over control's verbs and nothing else."""

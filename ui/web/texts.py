@@ -1,0 +1,265 @@
+"""How recorded texts become part of a page: every character seen for what it is, statements coloured, effects in words.
+
+What agents send is read by somebody who is about to decide about it. So whatever would be invisible, would change the
+direction of writing or would pass for a Latin letter is shown by its number (Trojan Source, CVE-2021-42574).
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from markupsafe import Markup, escape
+from pygments.lexers.sql import PostgresLexer
+from pygments.token import Comment, Keyword, Literal, Name, Number, Operator, Punctuation, String, _TokenType
+
+from appliance.sql.redaction import HIDDEN
+
+# What is longer is shown in one colour: cutting it into tokens would take long, and nobody reads it all.
+COLOURED_CHARACTERS_MAX: Final = 20_000
+SHOWN_CHARACTERS_MAX: Final = 200_000
+LINE_CHARACTERS_MAX: Final = 160
+
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
+# Format characters aside, these have no ink of their own or look like a space that is none.
+_BLANK: Final = frozenset(
+    "\u00a0\u115f\u1160\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u202f\u205f\u2800\u3000\u3164\uffa0"
+)
+_PLAIN = re.compile(r"[\x20-\x7e\n\t]*\Z")
+_VARIATION: Final = range(0xFE00, 0xFE10)
+_MARKS: Final = re.compile(re.escape(HIDDEN))
+
+_CLASSES: Final[tuple[tuple[_TokenType, str], ...]] = (
+    (Comment, "comment"),
+    (Keyword, "keyword"),
+    (Number, "number"),
+    (String, "string"),
+    (Literal, "string"),
+    (Name.Builtin, "builtin"),
+    (Name, "name"),
+    (Operator, "operator"),
+    (Punctuation, "mark"),
+)
+_LEXER = PostgresLexer(stripnl=False, ensurenl=False)
+
+
+def visible(text: object) -> Markup:
+    """The text as markup, with everything visible in it that a browser would hide or act upon."""
+    return _marked("" if text is None else str(text), is_name=False)
+
+
+def _marked(text: str, *, is_name: bool) -> Markup:
+    if _PLAIN.match(text):
+        return escape(text)
+    return Markup("").join(_character(one, is_name) for one in _grouped(text, is_name))
+
+
+def _grouped(text: str, is_name: bool) -> Iterator[str]:
+    """Runs of what needs no mark, and each of the others by itself."""
+    run: list[str] = []
+    for character in text:
+        if _needs_mark(character, is_name):
+            if run:
+                yield "".join(run)
+                run = []
+            yield character
+        else:
+            run.append(character)
+    if run:
+        yield "".join(run)
+
+
+def _needs_mark(character: str, is_name: bool) -> bool:
+    if character in "\n\t":
+        return False
+    if unicodedata.category(character) in _UNSEEN or character in _BLANK or ord(character) in _VARIATION:
+        return True
+    return is_name and not character.isascii()
+
+
+def _character(text: str, is_name: bool) -> Markup:
+    if len(text) > 1 or not _needs_mark(text, is_name):
+        return _with_hidden_values(text)
+    number = f"U+{ord(text):04X}"
+    name = unicodedata.name(text, "control character")
+    if unicodedata.category(text) in _UNSEEN or text in _BLANK or ord(text) in _VARIATION:
+        return Markup('<span class="unseen" title="{} {}">{}</span>').format(number, name, number)
+    return Markup('<span class="foreign" title="{} {}">{}</span>').format(number, name, text)
+
+
+def _with_hidden_values(text: str) -> Markup:
+    if HIDDEN not in text:
+        return escape(text)
+    mark = Markup('<span class="hidden-value" title="a sensitive value is not shown here">{}</span>').format(HIDDEN)
+    return mark.join(escape(part) for part in _MARKS.split(text))
+
+
+@lru_cache(maxsize=1024)
+def statement(text: str) -> Markup:
+    """A statement, coloured, each line in an element of its own so that lines can be numbered."""
+    cut = text[:SHOWN_CHARACTERS_MAX]
+    lines: list[list[Markup]] = [[]]
+    for kind, part in _tokens(cut):
+        for number, piece in enumerate(part.replace("\r\n", "\n").split("\n")):
+            if number:
+                lines.append([])
+            if piece:
+                shown = _marked(piece, is_name=kind in ("name", "builtin", "keyword"))
+                lines[-1].append(Markup('<span class="q-{}">{}</span>').format(kind, shown) if kind else shown)
+    body = Markup("\n").join(Markup('<span class="line">{}</span>').format(Markup("").join(line)) for line in lines)
+    if len(text) > len(cut):
+        body += Markup('\n<span class="cut">and {} characters more</span>').format(f"{len(text) - len(cut):,}")
+    return body
+
+
+def _tokens(text: str) -> Iterator[tuple[str, str]]:
+    if len(text) > COLOURED_CHARACTERS_MAX:
+        yield "", text
+        return
+    for _, token, part in _LEXER.get_tokens_unprocessed(text):
+        yield next((name for kind, name in _CLASSES if token in kind), ""), part
+
+
+def one_line(text: object) -> Markup:
+    """The beginning of a text on one line, coloured where it is a statement."""
+    flat = " ".join(("" if text is None else str(text))[: LINE_CHARACTERS_MAX * 4].split())
+    cut = flat[:LINE_CHARACTERS_MAX]
+    return statement(cut + ("…" if len(flat) > len(cut) else "")) if cut else Markup("")
+
+
+# Effects.
+
+_EFFECT = re.compile(
+    r"(?P<action>[a-z]+) (?P<kind>[a-z]+) (?P<name>[^()\[\]]*?)"
+    r"(?: \((?P<fields>[^()\[\]]*)\))?(?: as (?P<use>output|compare|compute))?(?: \[(?P<attributes>[^()\[\]]*)\])?"
+)
+_VERBS: Final[dict[str, tuple[str, str]]] = {
+    "read": ("Reads", "calm"),
+    "insert": ("Adds rows to", "change"),
+    "update": ("Changes", "change"),
+    "delete": ("Deletes from", "danger"),
+    "truncate": ("Empties", "danger"),
+    "create": ("Creates", "change"),
+    "alter": ("Alters", "danger"),
+    "drop": ("Drops", "danger"),
+    "grant": ("Changes rights on", "danger"),
+    "call": ("Calls", "change"),
+    "connect": ("Uses", "calm"),
+    "publish": ("Publishes to", "change"),
+    "consume": ("Consumes from", "calm"),
+    "upload": ("Uploads to", "danger"),
+    "download": ("Downloads from", "danger"),
+    "forward": ("Opens a way to", "danger"),
+    "exec": ("Runs a program in", "danger"),
+    "scale": ("Scales", "change"),
+    "admin": ("Administers", "danger"),
+    "unknown": ("Could not be understood:", "danger"),
+}
+_ICONS: Final = {"danger": "!", "change": "±", "calm": "·"}
+_USES: Final = {"output": "", "compare": "compared with a value", "compute": "computed with"}
+
+
+@dataclass(frozen=True, slots=True)
+class ShownEffect:
+    """An effect as a person reads it. `level` is calm, change or danger; `text` the recorded words."""
+
+    level: str
+    icon: str
+    verb: str
+    name: str
+    kind: str
+    fields: tuple[str, ...]
+    use: str
+    notes: tuple[str, ...]
+    text: str
+
+
+def effect(text: str) -> ShownEffect:
+    """A recorded effect in words. One whose names could pass for its other parts is shown as it was recorded."""
+    found = _EFFECT.fullmatch(text)
+    word = text.split(" ", 1)[0]
+    verb, level = _VERBS.get(word, ("", "danger"))
+    if found is None or not verb or " as " in found["name"]:
+        return ShownEffect(level, _ICONS[level], "", text, "", (), "", (), text)
+    notes = tuple(part.replace("=", ": ").replace("_", " ") for part in (found["attributes"] or "").split(", ") if part)
+    fields = tuple(part for part in (found["fields"] or "").split(", ") if part)
+    return ShownEffect(
+        level, _ICONS[level], verb, found["name"], found["kind"], fields, _USES.get(found["use"] or "", ""), notes, text
+    )
+
+
+def effects(texts: list[str]) -> list[ShownEffect]:
+    """All of a command's, the gravest first."""
+    order = {"danger": 0, "change": 1, "calm": 2}
+    return sorted((effect(text) for text in texts), key=lambda one: order[one.level])
+
+
+def gravest(texts: list[str]) -> str:
+    """The level of the gravest effect."""
+    return effects(texts)[0].level if texts else "calm"
+
+
+# Times and sizes.
+
+
+def moment(seconds: float | int | None) -> Markup:
+    """A time element: the page's script shows it relative to now, and this text stands where there is no script."""
+    if seconds is None:
+        return Markup("")
+    # Records count nanoseconds, the desk seconds.
+    value = float(seconds) / 1e9 if float(seconds) > 1e14 else float(seconds)
+    try:
+        at = datetime.datetime.fromtimestamp(value, datetime.UTC)
+    except (OverflowError, ValueError, OSError):
+        return Markup("unknown")
+    told = at.strftime("%Y-%m-%d %H:%M:%S")
+    return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(at.isoformat(timespec="milliseconds"), told, told)
+
+
+def clock_time(seconds: float | int | None) -> Markup:
+    """The same, for a line of a timeline: the time of day with milliseconds, which stays as it is."""
+    if seconds is None:
+        return Markup("")
+    value = float(seconds) / 1e9 if float(seconds) > 1e14 else float(seconds)
+    try:
+        at = datetime.datetime.fromtimestamp(value, datetime.UTC)
+    except (OverflowError, ValueError, OSError):
+        return Markup("unknown")
+    told = at.strftime("%H:%M:%S.") + f"{at.microsecond // 1000:03d}"
+    return Markup('<time class="fixed" datetime="{}" title="{} UTC">{}</time>').format(
+        at.isoformat(timespec="milliseconds"), at.strftime("%Y-%m-%d %H:%M:%S"), told
+    )
+
+
+def duration(seconds: float | int | None) -> str:
+    """So long, in words as short as a clock's."""
+    if seconds is None:
+        return ""
+    whole = max(0, int(seconds))
+    if whole >= 86400:
+        return f"{whole // 86400} d {whole % 86400 // 3600} h"
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def size(count: int | None) -> str:
+    """Bytes, in the unit that reads best."""
+    if count is None:
+        return ""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 10 else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+def count(value: Any) -> str:
+    """A number with its thousands apart."""
+    return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) and not isinstance(value, bool) else str(value)
