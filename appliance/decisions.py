@@ -52,12 +52,14 @@ class Obligations:
     """What goes along with letting a command through.
 
     `quiet`: the target's error and notice text may carry masked values, so the client gets the code without the text.
+    `maskers`: ids of the rules whose fields are masked here; they only count, and say nothing of what is done.
     """
 
     fields: tuple[FieldMask, ...] = ()
     values: tuple[ValueMask, ...] = ()
     quiet: bool = False
     durable: bool = False
+    maskers: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,8 @@ class Recorder:
         self._keeper: Keeper | None = None
         self.fault = ""
         self.records = 0
+        # For each journal the place up to which it is taken in.
+        self.reached: dict[str, int] = {}
         self.alarms: deque[str] = deque(maxlen=ALARMS_MAX)
 
     async def open(self) -> None:
@@ -100,7 +102,10 @@ class Recorder:
                 self._keeper.close()
             self._open()
         assert self._keeper is not None
-        return self._keeper.drain()
+        taken = self._keeper.drain()
+        # Put in place whole, because the loop's thread reads it.
+        self.reached = self._keeper.reached()
+        return taken
 
     def _close(self) -> None:
         if self._keeper is not None:

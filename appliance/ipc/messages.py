@@ -6,6 +6,9 @@ Messages without one are told, not asked. Nothing here carries a secret but Leaf
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import Final
+
 import msgspec
 
 from appliance.parties import Endpoint, Principal, Scope
@@ -172,6 +175,38 @@ class FlowGone(Message, frozen=True, tag=True):
     flow: str
 
 
+class Counted(StrEnum):
+    """What a worker counts. Beside each the labels that follow it in a Tally's keys."""
+
+    VERDICTS = "verdicts"  # protocol, outcome
+    RULES = "rules"  # the id of the rule
+    UNCOVERED = "uncovered"  # protocol; refused because no rule covers it
+    OPENED = "opened"  # resource, agent
+    REFUSED = "refused"  # resource ("" where it is none), why
+    HOLDS = "holds"  # protocol, how it ended
+    BYTES = "bytes"  # protocol, side
+    ADDED = "added"  # protocol, number of the bucket (of ADDED_BOUNDS, one more for all that took longer)
+    ADDED_SECONDS = "added seconds"  # protocol
+    LATE_SECONDS = "late seconds"  # how much later than asked the worker's clock called it, in all
+    RECORDS = "records"  # the worker's journal; its next place in the chain
+
+
+ADDED_BOUNDS: Final = (
+    *(0.00001, 0.00002, 0.00003, 0.00005, 0.00007, 0.0001, 0.00015, 0.0002, 0.0003, 0.0005),
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0),
+)
+"""Upper bounds of the buckets of added latency, in seconds: close where a healthy worker is, wide where it is not."""
+
+
+class Tally(Message, frozen=True, tag=True):
+    """What a worker has counted since it started: sums, not differences. `process` and `started` (nanoseconds of the Unix
+    clock) say which life of which worker they are of; a worker that starts anew counts from zero."""
+
+    process: int
+    started: int
+    sums: dict[tuple[str, ...], float]
+
+
 # Control to worker.
 
 
@@ -268,6 +303,7 @@ AnyMessage = (
     | CancelWanted
     | FlowSeen
     | FlowGone
+    | Tally
     | PolicyChanged
     | Settled
     | CancelFlow

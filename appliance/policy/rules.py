@@ -183,6 +183,7 @@ class ApplicableRules:
             values=self._values,
             quiet=any(self._is_near_masked(effect) for effect in effects),
             durable=any(rule.durable for rule in holding) or any(self._is_durable(effect) for effect in effects),
+            maskers=tuple(sorted({use.rule.reference.id for use in masked if use.shown})),
         )
         if holding:
             return _hold(holding, obligations)

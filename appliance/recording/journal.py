@@ -115,6 +115,16 @@ class Journal:
         """The chain's id, as it stands in every segment that holds records of this journal."""
         return self._chain
 
+    @property
+    def name(self) -> str:
+        """What all its parts share in their names."""
+        return self._name.journal
+
+    @property
+    def sequence(self) -> int:
+        """The next record's place in the chain."""
+        return self._sequence
+
     def append(self, record: Record) -> None:
         """Writes one record; when this returns, the record outlives the process. Raises RecordingError."""
         payload = _payload(record)

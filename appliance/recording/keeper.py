@@ -133,6 +133,10 @@ class Keeper:
         """Why nothing is taken in any more, or None."""
         return self._dead
 
+    def reached(self) -> dict[str, int]:
+        """For each journal that has not ended, the place in its chain up to which it is taken in."""
+        return {chain.journal: chain.sequence for chain in self._journals.values() if chain.state == "open"}
+
     def drain(self) -> int:
         """Takes in what is new in every journal, in one transaction and under one signed head, and answers how many records.
         What is answered is committed. Raises RecordingError."""
