@@ -65,8 +65,8 @@ def catch(networks: NetworkSettings, memory: Path = MEMORY) -> None:
     if missing or not networks.interfaces:
         found = f"no interface {', '.join(missing)}" if missing else "no interfaces"
         raise UnfitKernelError(f"found {found}, expected the interfaces executors come in by; see networks.interfaces")
-    if obstacles := _obstacles(networks.interfaces):
-        raise UnfitKernelError("; ".join(obstacles))
+    if in_the_way := obstacles(networks.interfaces):
+        raise UnfitKernelError("; ".join(in_the_way))
     with _remembered(memory) as file:
         known = _read(file)
         wanted = _switches(networks.interfaces)
@@ -96,6 +96,11 @@ def release(memory: Path = MEMORY) -> None:
             file.unlink()
 
 
+def has_caught(memory: Path = MEMORY) -> bool:
+    """Whether catch() was called in this network namespace and not undone. A look that leaves nothing behind."""
+    return (memory / f"{_cookie()}.json").exists()
+
+
 def is_caught(memory: Path = MEMORY) -> bool:
     """Whether everything catch() put in place is still there and nothing is in its way."""
     return not check(memory)
@@ -121,7 +126,7 @@ def check(memory: Path = MEMORY) -> tuple[str, ...]:
             problems.append(f"The interface of net/{name} is gone.")
         elif (found := _switch(name)) != value:
             problems.append(f"net/{name} is {found}, expected {value}.")
-    return (*problems, *_obstacles(known.interfaces))
+    return (*problems, *obstacles(known.interfaces))
 
 
 def _switches(interfaces: tuple[str, ...]) -> dict[str, str]:
@@ -163,8 +168,8 @@ def _turn(name: str, value: str) -> None:
         path.write_text(value)
 
 
-def _obstacles(interfaces: tuple[str, ...]) -> list[str]:
-    """What of other people's settings makes TPROXY fail."""
+def obstacles(interfaces: tuple[str, ...]) -> list[str]:
+    """What of other people's settings makes TPROXY fail, a sentence each."""
     found: list[str] = []
     for name in ("all", *interfaces):
         path = _SWITCHES / "ipv4/conf" / name / "src_valid_mark"
@@ -250,6 +255,19 @@ def _missing_routes() -> list[str]:
     return problems
 
 
+def foreign_settings() -> list[str]:
+    """What others have where our routes and rules go, a sentence each. Only true while nothing is caught."""
+    found: list[str] = []
+    with IPRoute() as netlink:
+        for family, _ in _FAMILIES:
+            version = "IPv4" if family == socket.AF_INET else "IPv6"
+            if next(iter(netlink.get_routes(family=family, table=_ROUTES)), None) is not None:
+                found.append(f"The {version} routing table {_ROUTES} has somebody's routes.")
+            if any(rule.get("priority") == _PRIORITY for rule in netlink.get_rules(family=family)):
+                found.append(f"An {version} routing rule of somebody's has priority {_PRIORITY}.")
+    return found
+
+
 def _has_rule(netlink: IPRoute, family: int) -> bool:
     return any(
         rule.get("fwmark") == _MARK and rule.get("priority") == _PRIORITY and rule.get("table") == _ROUTES
@@ -257,16 +275,19 @@ def _has_rule(netlink: IPRoute, family: int) -> bool:
     )
 
 
+def _cookie() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
+        return int.from_bytes(here.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+
+
 @contextmanager
 def _remembered(memory: Path) -> Iterator[Path]:
     """The file of this network namespace, held for us alone."""
     memory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
-        cookie = int.from_bytes(here.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
     lock = os.open(memory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield memory / f"{cookie}.json"
+        yield memory / f"{_cookie()}.json"
     finally:
         os.close(lock)
 
