@@ -54,6 +54,7 @@ class _Database:
     used: float
     connection: psycopg.AsyncConnection[tuple[str]] | None = None
     known: Known | None = None
+    checked: float | None = None
     fault: str = ""
     running: asyncio.Task[Known] | None = None
     next_check: asyncio.Task[Known] | None = None
@@ -121,6 +122,15 @@ class Catalogues:
                 "connected": place.connection is not None and not place.connection.closed,
                 "fault": place.fault,
             }
+            for place in self._databases.values()
+        ]
+
+    def ages(self) -> list[tuple[str, float | None, bool]]:
+        """For each database its resource, for how many seconds nobody has looked whether its catalogue is still right (None:
+        nobody has yet), and whether that can't be read."""
+        now = self._clock()
+        return [
+            (place.resource.name, None if place.checked is None else now - place.checked, bool(place.fault))
             for place in self._databases.values()
         ]
 
@@ -205,6 +215,7 @@ class Catalogues:
             raise UnavailableError(f"what exists in {place.resource.name}/{place.name} can't be read: {reason}") from error
         place.fault = ""
         place.known = known
+        place.checked = self._clock()
         if before is not None and before.catalogue.version != known.catalogue.version:
             self._changed(place.resource.name, place.name)
         return known

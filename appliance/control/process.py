@@ -7,6 +7,7 @@ import datetime
 import os
 import secrets
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -14,14 +15,18 @@ from typing import Any
 
 import uvloop
 
-from appliance.approvals.desk import Desk
+from appliance.approvals.desk import Case, Desk
 from appliance.approvals.ledger import Ledger
+from appliance.control.accounts import Accounts
 from appliance.control.catalogues import Catalogues
+from appliance.control.changes import Changes, Sort
 from appliance.control.explaining import explain_command
 from appliance.control.log import Level, log
-from appliance.control.people import REQUEST_BYTES_MAX, People
+from appliance.control.metrics import Metrics, Sources
+from appliance.control.people import REQUEST_BYTES_MAX, People, reserved_names
 from appliance.control.policies import PolicyFolder
 from appliance.control.recorder import Recorder
+from appliance.control.tallies import SAVE_SECONDS, Tallies
 from appliance.control.workers import Workers
 from appliance.credentials.vault import Vault
 from appliance.errors import RecordingError, SettingErrors, SluicegateError
@@ -98,18 +103,39 @@ class _Control:
         self._catalogues = Catalogues(
             settings, self._vault, self._workers.tell_stale, self._workers.has_flows, time.monotonic
         )
+        self._accounts = Accounts(
+            own / "accounts.sqlite", own / "first-password", self._recorder.note, reserved_names(settings)
+        )
+        # In milliseconds, so that serials of two lives never meet.
+        self._changes = Changes(int(self._started * 1000))
         self._people = People(
             settings,
             self._workers,
             self._recorder,
             self._ledger,
+            self._accounts,
+            self._changes,
             self._status,
             self._reload_policy,
             self._explain,
             self._start,
         )
-        self._desk = Desk(self._ledger, self._workers.settle, _draw_id, self._people.moved, time.time())
-        self._workers.join(self._desk, self._catalogues)
+        self._desk = Desk(self._ledger, self._workers.settle, _draw_id, self._moved, time.time())
+        self._tallies = Tallies(own / "tallies.sqlite")
+        self._workers.join(self._desk, self._catalogues, self._tallies)
+        self._metrics = Metrics(
+            Sources(
+                self._tallies,
+                self._workers,
+                self._recorder,
+                self._catalogues,
+                self._policies,
+                places.journals,
+                settings.dashboard_uid,
+                lambda: len(self._desk.waiting()),
+                time.monotonic,
+            )
+        )
         self._people.join(self._desk)
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -118,6 +144,7 @@ class _Control:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._heed_hangup)
         await self._recorder.open()
+        self._open_accounts()
         # Anybody may connect to either; who stays is decided by the peer's user, which the kernel vouches for.
         servers = [
             await serve(workers_socket(self._settings), self._workers.accept, 0o666),
@@ -128,6 +155,8 @@ class _Control:
             self._catalogues.watch(),
             self._watch_policy(),
             self._watch_desk(),
+            self._changes.keep_beat(),
+            self._keep_tallies(),
         ):
             self._start(duty)
         log("serving", policy=self._policies.in_force.policy.version, rules=len(self._policies.in_force.policy.rules))
@@ -142,8 +171,11 @@ class _Control:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._catalogues.close()
+        self._accounts.close()
         await self._recorder.close()
         self._ledger.close()
+        self._save_tallies()
+        self._tallies.close()
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -157,6 +189,17 @@ class _Control:
             asyncio.get_running_loop().call_exception_handler({"message": "a duty of control ended", "exception": fault})
             self.has_failed = True
             self._stopping.set()
+
+    def _open_accounts(self) -> None:
+        try:
+            self._accounts.open(time.time())
+        except RecordingError as error:
+            # Nobody can sign in until somebody mends the file; traffic goes on, and so does the command line.
+            log("accounts unfit, nobody can sign in", level=Level.ERROR, reason=error)
+
+    def _moved(self, case: Case) -> None:
+        self._people.moved(case)
+        self._metrics.moved(case)
 
     # By the clock.
 
@@ -174,6 +217,18 @@ class _Control:
             if self._policies.has_settled_anew():
                 self._reload_policy()
 
+    async def _keep_tallies(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_SECONDS)
+            self._save_tallies()
+
+    def _save_tallies(self) -> None:
+        try:
+            self._tallies.forget_past({worker.peer for worker in self._workers.present()})
+            self._tallies.save()
+        except sqlite3.Error as error:
+            log("hits of rules can't be kept", level=Level.ERROR, reason=error)
+
     # On demand.
 
     def _heed_hangup(self) -> None:
@@ -185,6 +240,7 @@ class _Control:
 
     def _reload_policy(self) -> dict[str, Any]:
         is_new = self._policies.reload()
+        self._changes.move(Sort.POLICY)
         if is_new:
             self._workers.tell_policy(self._policies.in_force)
             log("policy in force", policy=self._policies.in_force.policy.version)

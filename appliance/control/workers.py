@@ -16,6 +16,7 @@ from appliance.approvals.desk import Desk
 from appliance.control.catalogues import Catalogues
 from appliance.control.log import Level, log
 from appliance.control.policies import InForce
+from appliance.control.tallies import Tallies
 from appliance.credentials.vault import Vault
 from appliance.errors import RecordingError, SluicegateError, UnavailableError
 from appliance.ipc.channel import Callbacks, Channel
@@ -40,6 +41,7 @@ from appliance.ipc.messages import (
     Message,
     PolicyChanged,
     Settled,
+    Tally,
     Welcome,
     Withdraw,
 )
@@ -93,11 +95,13 @@ class Workers:
         self._distrusted: dict[int, int] = {}
         self.desk: Desk
         self.catalogues: Catalogues
+        self.tallies: Tallies
 
-    def join(self, desk: Desk, catalogues: Catalogues) -> None:
+    def join(self, desk: Desk, catalogues: Catalogues, tallies: Tallies) -> None:
         """Give the rooms that themselves need to tell workers something."""
         self.desk = desk
         self.catalogues = catalogues
+        self.tallies = tallies
 
     def accept(self, channel: Channel, uid: int, gid: int, pid: int) -> Callbacks | None:  # noqa: ARG002
         """For ipc.channel.serve."""
@@ -232,6 +236,8 @@ class Workers:
                     worker.flows[flow] = message
             case FlowGone(flow=flow):
                 worker.flows.pop(flow, None)
+            case Tally():
+                self.tallies.take(worker.peer, message, time.monotonic(), now)
             case _:
                 log(
                     "worker ended",
