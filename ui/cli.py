@@ -14,10 +14,11 @@ from typing import Any, Final
 import click
 from click.shell_completion import CompletionItem
 
-from ui.wiring import CONFIGURATION, VARIABLE, Control, Given, Placeholder, Programs, Up, Worker, folders
+from ui.wiring import CONFIGURATION, VARIABLE, Control, Given, Placeholder, Programs, Up, Web, Worker, folders
 
 # In the order people meet them: name, module, and the first line of its help, which a test holds to the command's own.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "doctor": ("ui.doctor", "Look at every precondition of the appliance and say what to do."),
     "check": ("ui.processes", "Read the configuration and say everything that is wrong with it."),
     "up": ("ui.processes", "Run the appliance, as root."),
     "status": ("ui.standing", "Say how the appliance is."),
@@ -35,7 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "completion": ("ui.completion", "Print a shell's completion script."),
 }
 # `up` starts these; they are nobody else's.
-_HIDDEN: Final[dict[str, str]] = {"control": "ui.processes", "worker": "ui.processes"}
+_HIDDEN: Final[dict[str, str]] = {"control": "ui.processes", "worker": "ui.processes", "web": "ui.processes"}
 
 
 class _Commands(click.Group):
@@ -61,9 +62,11 @@ class _Commands(click.Group):
         return found + click.Command.shell_complete(self, ctx, incomplete)
 
 
-def build_cli(up: Up, control: Control, worker: Worker, protocols: frozenset[str], placeholder: Placeholder) -> click.Group:
+def build_cli(
+    up: Up, control: Control, worker: Worker, web: Web, protocols: frozenset[str], placeholder: Placeholder
+) -> click.Group:
     """The command line, over these programs; see Programs."""
-    programs = Programs(up, control, worker, protocols, placeholder)
+    programs = Programs(up, control, worker, web, protocols, placeholder)
 
     @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
     @click.option(
@@ -99,7 +102,7 @@ def _defaults(one: Given) -> Iterator[tuple[str, dict[str, Any]]]:
     """A command's own option goes before the group's, and that before the variable."""
     for name in ("flows", "replay", "verify", "export"):
         yield name, {"state": one.state}
-    for name in ("up", "control", "worker", "check"):
+    for name in ("up", "control", "worker", "web", "check"):
         yield name, {"configuration": str(one.configuration)}
     yield "authority", {"show": {"state": one.state}}
 
