@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from time import perf_counter
 
 from appliance.decisions import Forward, Hold, Refuse, Verdict
 from appliance.ipc.messages import ADDED_BOUNDS, Counted
@@ -46,7 +47,7 @@ class Meter:
                 rules[masker] = rules.get(masker, 0) + 1
 
     def added(self, seconds: float) -> None:
-        """What one turn of a flow took here: see relay.Relay."""
+        """What one turn of a flow took here: see Turns."""
         self._added[bisect_left(ADDED_BOUNDS, seconds)] += 1
         self._seconds += seconds
 
@@ -60,6 +61,36 @@ class Meter:
         found |= {(Counted.ADDED, protocol, str(number)): count for number, count in enumerate(self._added) if count}
         found[Counted.ADDED_SECONDS, protocol] = self._seconds
         return found
+
+
+class Turns:
+    """Measures one flow's turns: what a command took here, with the beginning of its answer. However many commands come at
+    once, they are one turn; where a client sends more before an answer has begun, each such step is one of its own.
+    `has_sent`: a command was let through in the step that runs."""
+
+    __slots__ = ("_seconds", "has_sent", "meter")
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.has_sent = False
+        # How long the step took whose answer is still to come.
+        self._seconds: float | None = None
+
+    def step(self, side: Side, size: int, began: float) -> None:
+        """So many bytes of a side are dealt with, since `began` (time.perf_counter)."""
+        meter = self.meter
+        if side is Side.TARGET:
+            meter.target_bytes += size
+            if self._seconds is not None:
+                meter.added(self._seconds + perf_counter() - began)
+                self._seconds = None
+            return
+        meter.client_bytes += size
+        if self.has_sent:
+            self.has_sent = False
+            if self._seconds is not None:
+                meter.added(self._seconds)
+            self._seconds = perf_counter() - began
 
 
 class WorkerTally:
