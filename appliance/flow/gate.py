@@ -27,6 +27,7 @@ from appliance.decisions import (
 )
 from appliance.effects import Effect, Parameter
 from appliance.events import Cancelling, Command, Finished, NotUnderstood, Opening, Own, Passage
+from appliance.flow.tally import Meter, Turns
 from appliance.ipc.messages import Shown
 from appliance.parties import Principal, Scope
 from appliance.policy.rules import Policy
@@ -107,7 +108,9 @@ class Gate:
         scope: Scope,
         redact: Callable[[Command], str],
         clock: Callable[[], int] = time.time_ns,
+        meter: Meter | None = None,
     ) -> None:
+        self.turns = Turns(meter or Meter({}))
         self._flow = flow
         self._active = active
         self._journal = journal
@@ -135,6 +138,8 @@ class Gate:
                 # Who may cancel what is settled by control, which knows whose key it is.
                 verdict = STANDING
                 self._record(0, "Cancel", "cancel request", None, frozenset(), (), verdict)
+        if not isinstance(event, Cancelling):
+            self._count(verdict)
         return verdict
 
     def refuse_hold(self, hold: Hold) -> Refuse:
@@ -326,12 +331,18 @@ class Gate:
         if not isinstance(verdict, Refuse):
             self._sync(obligations)
 
+    def _count(self, verdict: Verdict) -> None:
+        self.turns.meter.judged(verdict)
+        if type(verdict) is Forward:
+            self.turns.has_sent = True
+
     def _decided(
         self, command: Command, approval: str, outcome: str, by: str = "", reason: str = "", shown: str = ""
     ) -> None:
         self._journal.append(
             Decided(self._flow, self._clock(), command.number, approval, outcome, by=by, reason=reason, shown=shown)
         )
+        self.turns.meter.holds[outcome] += 1
 
     def _sync(self, obligations: Obligations) -> None:
         if obligations.durable:

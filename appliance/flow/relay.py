@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Protocol
 
 from appliance.decisions import Approved, Expired, Hold, Modified, Rejected, Verdict, Withdrawn
@@ -228,8 +229,11 @@ class Relay:
 
     def _receive(self, side: Side, data: bytes) -> None:
         assert self._inspector is not None
+        assert self._gate is not None
+        began = perf_counter()
         self._inspector.receive(side, data)
         self._pump()
+        self._gate.turns.step(side, len(data), began)
         if self._held or self._questions:
             state = self._sides[side]
             state.waiting_bytes += len(data)

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +25,7 @@ from appliance.flow.gate import ActivePolicy, Gate
 from appliance.flow.gate import Question as DeskQuestion
 from appliance.flow.leg import Leg
 from appliance.flow.relay import Relay
+from appliance.flow.tally import Sums, WorkerTally
 from appliance.flow.waiting import WaitingBytes
 from appliance.identity.attribution import Attribution
 from appliance.ipc.channel import Channel, connect
@@ -38,6 +40,7 @@ from appliance.ipc.messages import (
     CatalogueStale,
     CatalogueWanted,
     ChallengeSet,
+    Counted,
     FlowGone,
     FlowSeen,
     Hello,
@@ -49,6 +52,7 @@ from appliance.ipc.messages import (
     Message,
     PolicyChanged,
     Settled,
+    Tally,
     Welcome,
     Withdraw,
 )
@@ -83,6 +87,8 @@ _RECONNECT_SECONDS = 0.2
 # A cancel request is sixteen bytes and no answer; a target that does not take them in this time will not.
 _CANCEL_SECONDS = 5.0
 _CATALOGUES_MAX = 64
+# Between two times that control is told what was counted.
+_TALLY_SECONDS = 1.0
 # How often one flow may have the catalogue read only because it used a name that is not in it. Within that time what is
 # known stands; a change that went through the gateway, or that control saw, is never bounded by it.
 _GUESS_SECONDS = 1.0
@@ -96,6 +102,15 @@ class FlowFacts:
     principal: Principal
     placeholder: str | None
     cancel_key: bytes
+
+
+class _Refusal(StrEnum):
+    """Why a connection becomes no flow, as it is recorded, logged and counted."""
+
+    SOURCE = "no agent has this source address"
+    DESTINATION = "the destination is not a registered resource"
+    FLOWS = "the worker carries as many flows as it can"
+    FLOWS_OF_AGENT = "the agent has as many flows here as it may"
 
 
 InspectorMaker = Callable[[FlowFacts], Inspector]
@@ -125,6 +140,9 @@ class Worker:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.log = Log(f"worker {index}")
+        self._started = time.time_ns()
+        self._tally = WorkerTally()
+        self._told_sums: Sums = {}
         self._settings = settings
         self._index = index
         self._inspectors = inspectors
@@ -159,13 +177,17 @@ class Worker:
         self._loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
         keeper = self._loop.create_task(self._keep_channel(sockets, ready))
         keeper.add_done_callback(lambda _: self._stopping.set())
+        counting = self._loop.create_task(self._keep_counting())
+        counting.add_done_callback(lambda _: self._stopping.set())
         await self._stopping.wait()
         is_faulty = keeper.done()
         keeper.cancel()
+        counting.cancel()
         for server in self._servers:
             server.close()
         for flow in list(self._flows.values()):
             flow.relay.shut_down("the gateway is stopping", "connect again in a moment")
+        self._tell_sums()
         if self._channel is not None:
             self._channel.close()
         if is_faulty:
@@ -195,6 +217,7 @@ class Worker:
                 continue
             self._welcome(msgspec.msgpack.decode(body, type=Welcome))
             self._channel = channel
+            self._told_sums = {}
             self._introduce_again()
             if not is_serving:
                 for listening in sockets:
@@ -275,6 +298,22 @@ class Worker:
         if self._channel is not None:
             self._channel.tell(message)
 
+    async def _keep_counting(self) -> None:
+        while True:
+            due = self._loop.time() + _TALLY_SECONDS
+            await asyncio.sleep(_TALLY_SECONDS)
+            # What this waited beyond its time, every event of every flow has waited.
+            self._tally.late_seconds += max(0.0, self._loop.time() - due)
+            self._tell_sums()
+
+    def _tell_sums(self) -> None:
+        sums = self._tally.sums()
+        if self._journal is not None:
+            sums[Counted.RECORDS, self._journal.name] = self._journal.sequence
+        if self._channel is not None and sums != self._told_sums:
+            self._told_sums = sums
+            self._tell(Tally(os.getpid(), self._started, sums))
+
     async def _call(self, build: Callable[[int], Message]) -> bytes:
         if self._channel is None:
             raise UnavailableError("the control process does not answer")
@@ -296,13 +335,13 @@ class Worker:
         resource = self._attribution.resource_of(origin.destination)
         refusal = None
         if principal is None:
-            refusal = "no agent has this source address"
+            refusal = _Refusal.SOURCE
         elif resource is None:
-            refusal = "the destination is not a registered resource"
+            refusal = _Refusal.DESTINATION
         elif len(self._flows) >= FLOWS_MAX:
-            refusal = f"this worker carries {FLOWS_MAX} flows already"
+            refusal = _Refusal.FLOWS
         elif self._flows_of[principal.agent] >= FLOWS_PER_AGENT_MAX:
-            refusal = f"this worker carries {FLOWS_PER_AGENT_MAX} flows of {principal.agent} already"
+            refusal = _Refusal.FLOWS_OF_AGENT
         try:
             journal.append(
                 FlowOpened(
@@ -327,6 +366,7 @@ class Worker:
             self._see_journal(journal)
             return None
         if refusal is not None or principal is None or resource is None:
+            self._tally.refused[resource.name if resource else "", refusal.value if refusal else ""] += 1
             self.log(
                 "flow refused",
                 level=Level.WARNING,
@@ -344,7 +384,16 @@ class Worker:
         inspector = self._inspectors[resource.protocol](facts)
         leg = Leg(Side.CLIENT, relay)
         leg.connection_made(transport)
-        gate = Gate(flow_id, active, journal, principal, Scope(resource.name, resource.protocol), inspector.redact)
+        gate = Gate(
+            flow_id,
+            active,
+            journal,
+            principal,
+            Scope(resource.name, resource.protocol),
+            inspector.redact,
+            meter=self._tally.meter(resource.protocol),
+        )
+        self._tally.opened[resource.name, principal.agent] += 1
         self._tell_seen(flow)
         relay.begin(inspector, gate, leg, inspector.opening_acts())
         return leg
