@@ -138,6 +138,20 @@ def unknown(reason: str, kind: Kind = Kind.STATEMENT, *path: str) -> Effect:
     return effect(Action.UNKNOWN, kind, *path, reason=reason)
 
 
+class EffectsKey:
+    """Stands for one set of effects, told by identity alone, so that finding what was kept under it costs nothing.
+
+    Whoever makes keys makes one for all equal sets. `length` is how many characters the names in the set have together.
+    """
+
+    __slots__ = ("__weakref__", "effects", "length")
+
+    def __init__(self, effects: frozenset[Effect]) -> None:
+        self.effects = effects
+        names = ((*each.thing.path, *each.fields, *(str(value) for _, value in each.attributes)) for each in effects)
+        self.length = sum(len(name) for each in names for name in each)
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """A bound parameter, decoded for a person. `text` is None for NULL; `shown` is what a person or an export may see."""

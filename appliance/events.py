@@ -35,8 +35,8 @@ class Command:
 
     `number` counts the commands of a flow from 1. `sort` is the protocol's word for it ("Query", "Bind", "GET").
     `text` is what the client sent, exactly, as a person reads it; `shown` is the same with sensitive values hidden.
-    `key` is everything the effects were derived from beyond the principal and the policy, or None where a verdict must
-    not be reused. `may_amend`: a person may put another text in its place. `may_hold`
+    `key` stands for the effects or for all that they were derived from beyond the principal and the policy, or is None
+    where a verdict must not be reused. `may_amend`: a person may put another text in its place. `may_hold`
     False: it runs nothing yet (a Parse), so a Hold lets it pass, because what runs it is asked for again. `problem`: the
     inspector already knows that it cannot be run, and why; such a command has an `unknown` effect as well.
     """

@@ -1,14 +1,21 @@
-"""Which readings of a text are kept, so that a statement that comes again is not analysed again."""
+"""Which readings of a text are kept, so that a statement that comes again, or one like it, is not analysed again.
+
+A reading is kept under its exact text. Where two texts that differ in nothing but mere values (sql.templates says which
+literals those are) were read in full and alike, a template is kept as well, and it serves every further text of that form.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Final
+from weakref import WeakValueDictionary
 
+from appliance.effects import Effect, EffectsKey
 from appliance.sql.catalogue import Catalogue
 from appliance.sql.reading import Reading, SessionView
+from appliance.sql.templates import Cut, Template, cut, is_eligible, kept_literals, proved
 
 # A worker serves a few applications with some hundred statements each; a reading takes some kilobytes.
 READINGS_MAX: Final = 4_096
@@ -23,43 +30,247 @@ _NAMES_OF_SESSION = re.compile("execute|fetch|move|close|deallocate", re.IGNOREC
 
 Read = Callable[[str, Catalogue, SessionView], Reading]
 
+_Place = tuple[str, str, tuple[str, ...], bool, str]
+
 
 def depends_on_names(text: str) -> bool:
     """The text's meaning may depend on the session's prepared statements and cursors."""
     return _NAMES_OF_SESSION.search(text) is not None
 
 
-class ReadingCache:
-    """Readings under everything they were derived from. One for each worker, shared by its flows."""
+class Known:
+    """A text that did not have to be analysed.
 
-    def __init__(self, read: Read) -> None:
+    `reading` is that of exactly this text, as if it had been read in full: its statements' texts and what is shown are
+    this text's own. `key` stands for its effects: give it to whoever keeps verdicts. `is_eligible`: one SELECT, INSERT,
+    UPDATE or DELETE, understood whole, that changes nothing about the session and copies nothing. `template`: what made
+    the reading, None where the exact text was kept.
+    """
+
+    __slots__ = ("is_eligible", "key", "reading", "template")
+
+    def __init__(self, reading: Reading, key: EffectsKey, *, is_eligible: bool, template: Template | None = None) -> None:
+        self.reading = reading
+        self.key = key
+        self.is_eligible = is_eligible
+        self.template = template
+
+    @property
+    def shown(self) -> str:
+        """The text as a person may see it."""
+        return self.reading.shown
+
+
+class _Form:
+    """What is known of the texts of one skeleton. `kept`: the literals that belong to what a reading is kept under, None
+    while only one text, `first`, has been seen. `barren`: it has no template."""
+
+    __slots__ = ("barren", "first", "kept", "length")
+
+    def __init__(self, first: tuple[Cut, Reading]) -> None:
+        self.first: tuple[Cut, Reading] | None = first
+        self.kept: tuple[int, ...] | None = None
+        self.barren = False
+        self.length = 2 * len(first[0].text)
+
+
+class _Series:
+    """Texts of one skeleton that have the same kept literals: the first of them, then their template."""
+
+    __slots__ = ("first", "key", "length", "template")
+
+    def __init__(self, first: tuple[Cut, Reading], key: EffectsKey) -> None:
+        self.first: tuple[Cut, Reading] | None = first
+        self.key = key
+        self.template: Template | None = None
+        self.length = 2 * len(first[0].text)
+
+
+class _Exact:
+    __slots__ = ("known", "length")
+
+    def __init__(self, text: str, known: Known) -> None:
+        self.known = known
+        self.length = len(text)
+
+
+_Kept = _Exact | _Form | _Series
+# An exact text, a skeleton, a skeleton with the literals that are kept.
+_Name = tuple[_Place, str] | tuple[_Place, str, tuple[str, ...] | None]
+
+
+class ReadingCache:
+    """Readings under everything they were derived from, shared by the flows of one caller.
+
+    `room` is what the caches of a worker have together; a cache without one has it all to itself.
+    """
+
+    def __init__(self, read: Read, room: ReadingRoom | None = None) -> None:
         self._read = read
-        self._readings: OrderedDict[Hashable, tuple[str, Reading]] = OrderedDict()
+        self._room = room if room is not None else ReadingRoom(read)
+        self._room.enter(self)
+        self._kept: OrderedDict[_Name, _Kept] = OrderedDict()
+        self._keys: WeakValueDictionary[frozenset[Effect], EffectsKey] = WeakValueDictionary()
         self._length = 0
+        # The place of the last question: one session mostly asks several times in a row.
+        self._catalogue: Catalogue | None = None
+        self._path: tuple[str, ...] = ()
+        self._places: tuple[_Place, _Place] = (("", "", (), False, ""), ("", "", (), True, ""))
 
     def __len__(self) -> int:
-        """Readings that are kept."""
-        return len(self._readings)
+        """Readings, forms and templates that are kept."""
+        return len(self._kept)
 
     @property
     def length(self) -> int:
-        """Characters of all the texts whose readings are kept."""
+        """Characters of all the texts that are kept."""
         return self._length
 
-    def read(self, text: str, catalogue: Catalogue, session: SessionView) -> tuple[Reading, Hashable]:
-        """The reading of a text and the key under which it may be reused, None where it may not be."""
-        if len(text) > TEXT_LENGTH_MAX or session.created or session.dropped or depends_on_names(text):
+    def find(self, text: str, catalogue: Catalogue, session: SessionView) -> Known | None:
+        """The reading of a text, if it can be told without analysis; else None, and then `read` learns it.
+
+        Of the session nothing counts but its path, `settled`, and that nothing was created or dropped: a text whose meaning
+        depends on its names is never found.
+        """
+        if session.created or session.dropped or len(text) > TEXT_LENGTH_MAX:
+            return None
+        place = self._place(catalogue, session)
+        exact = self._use((place, text))
+        if type(exact) is _Exact:
+            return exact.known
+        parts = cut(text)
+        return None if parts is None else self._find_series(parts, place)
+
+    def read(self, text: str, catalogue: Catalogue, session: SessionView) -> tuple[Reading, EffectsKey | None]:
+        """The reading of a text, and the key under which a verdict on it may be reused, None where it may not be."""
+        if len(text) > TEXT_LENGTH_MAX or session.created or session.dropped:
             return self._read(text, catalogue, session), None
-        names = (session.search_path, session.settled, catalogue.version)
-        key = (text, catalogue.database, catalogue.role, *names)
-        kept = self._readings.get(key)
-        if kept is not None:
-            self._readings.move_to_end(key)
-            return kept[1], key
+        place = self._place(catalogue, session)
+        exact = self._use((place, text))
+        if type(exact) is _Exact:
+            return exact.known.reading, exact.known.key
+        parts = cut(text)
+        known = None if parts is None else self._find_series(parts, place)
+        if known is not None:
+            return known.reading, known.key
         reading = self._read(text, catalogue, session)
-        self._readings[key] = (text, reading)
-        self._length += len(text)
-        while len(self._readings) > READINGS_MAX or self._length > TEXTS_LENGTH_MAX:
-            _, (oldest, _) = self._readings.popitem(last=False)
-            self._length -= len(oldest)
+        if depends_on_names(text):
+            return reading, None
+        key = self._key(reading.effects)
+        is_plain = is_eligible(reading)
+        if parts is None or not is_plain or not self._learn(parts, reading, key, place):
+            self._keep((place, text), _Exact(text, Known(reading, key, is_eligible=is_plain)))
         return reading, key
+
+    def drop_oldest(self) -> None:
+        """Forget what was not used for longest."""
+        _, oldest = self._kept.popitem(last=False)
+        self._length -= oldest.length
+        self._room.count -= 1
+        self._room.length -= oldest.length
+
+    # --- the parts of a cache
+
+    def _place(self, catalogue: Catalogue, session: SessionView) -> _Place:
+        if catalogue is not self._catalogue or session.search_path is not self._path:
+            self._catalogue, self._path = catalogue, session.search_path
+            names = (catalogue.database, catalogue.role, session.search_path)
+            self._places = ((*names, False, catalogue.version), (*names, True, catalogue.version))
+        return self._places[session.settled]
+
+    def _key(self, effects: frozenset[Effect]) -> EffectsKey:
+        key = self._keys.get(effects)
+        if key is None:
+            key = self._keys[effects] = EffectsKey(effects)
+        return key
+
+    def _use(self, name: _Name) -> _Kept | None:
+        found = self._kept.get(name)
+        if found is not None:
+            self._kept.move_to_end(name)
+        return found
+
+    def _keep(self, name: _Name, kept: _Kept) -> None:
+        # Every name is new: what is asked for is looked up before it is kept.
+        self._kept[name] = kept
+        self._length += kept.length
+        self._room.count += 1
+        self._room.length += kept.length
+        self._room.make_room()
+
+    def _find_series(self, parts: Cut, place: _Place) -> Known | None:
+        form = self._use((place, parts.skeleton, None))
+        if type(form) is not _Form or form.kept is None:
+            return None
+        series = self._use((place, parts.skeleton, tuple([parts.literals[each] for each in form.kept])))
+        if type(series) is not _Series or series.template is None:
+            return None
+        reading = series.template.read(parts.text)
+        return None if reading is None else Known(reading, series.key, is_eligible=True, template=series.template)
+
+    def _learn(self, parts: Cut, reading: Reading, key: EffectsKey, place: _Place) -> bool:
+        """Take a text that was read in full into account. True: there is a template by now that serves it."""
+        form = self._kept.get((place, parts.skeleton, None))
+        if type(form) is not _Form:
+            self._keep((place, parts.skeleton, None), _Form((parts, reading)))
+            return False
+        if form.barren:
+            return False
+        if form.kept is None:
+            earlier, form.first = form.first, None
+            form.kept = kept_literals(parts)
+            if form.kept is None or len(form.kept) == len(parts.literals):
+                form.barren, form.kept = True, None
+                return False
+            if earlier is not None:
+                self._learn_of_series(*earlier, self._key(earlier[1].effects), form, place)
+        return self._learn_of_series(parts, reading, key, form, place)
+
+    def _learn_of_series(self, parts: Cut, reading: Reading, key: EffectsKey, form: _Form, place: _Place) -> bool:
+        assert form.kept is not None
+        name = (place, parts.skeleton, tuple(parts.literals[each] for each in form.kept))
+        series = self._kept.get(name)
+        if type(series) is not _Series:
+            self._keep(name, _Series((parts, reading), key))
+            return False
+        if series.first is None or series.first[0].text == parts.text:
+            return False  # there is no template, or it could not tell about this text
+        series.template = proved(form.kept, series.first, (parts, reading))
+        series.first = None
+        if series.template is None:
+            # Our word on what is a mere value was wrong: no other series of this skeleton may rest on it.
+            form.barren, form.kept = True, None
+        return series.template is not None
+
+
+class ReadingRoom:
+    """The reading caches of one worker, one for each caller, and what they may keep together.
+
+    What is too much is taken from whoever keeps most. So a caller that sends ever new texts pushes out its own, and
+    nothing of one who keeps no more than an even part.
+    """
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._named: dict[str, ReadingCache] = {}
+        self._caches: list[ReadingCache] = []
+        self.count = 0
+        self.length = 0
+
+    def of(self, owner: str) -> ReadingCache:
+        """The cache of that caller; there are as many as there are callers in the configuration."""
+        cache = self._named.get(owner)
+        if cache is None:
+            cache = self._named[owner] = ReadingCache(self._read, self)
+        return cache
+
+    def enter(self, cache: ReadingCache) -> None:
+        """One more cache shares this room."""
+        self._caches.append(cache)
+
+    def make_room(self) -> None:
+        """Keep no more than may be kept."""
+        while self.count > READINGS_MAX:
+            max(self._caches, key=len).drop_oldest()
+        while self.length > TEXTS_LENGTH_MAX:
+            max(self._caches, key=lambda cache: cache.length).drop_oldest()
