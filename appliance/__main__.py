@@ -25,11 +25,11 @@ PROTOCOLS: Final = frozenset({"postgres", "redis"})
 def inspectors() -> dict[str, InspectorMaker]:
     """The table of protocols, with what the flows of one worker share."""
     from appliance.protocols.postgres.inspector import PostgresInspector
-    from appliance.protocols.postgres.readings import ReadingCache
+    from appliance.protocols.postgres.readings import ReadingRoom
     from appliance.protocols.redis.inspector import RedisInspector
     from appliance.sql.analysis import read
 
-    readings = ReadingCache(read)
+    readings = ReadingRoom(read)
 
     def postgres(facts: FlowFacts) -> PostgresInspector:
         return PostgresInspector(
@@ -37,7 +37,7 @@ def inspectors() -> dict[str, InspectorMaker]:
             placeholder=facts.placeholder,
             random=os.urandom,
             own_key=facts.cancel_key,
-            readings=readings,
+            readings=readings.of(facts.principal.agent),
         )
 
     def redis(_facts: FlowFacts) -> RedisInspector:
