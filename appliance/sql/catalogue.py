@@ -33,7 +33,8 @@ class Trigger:
 class ForeignKey:
     """Rows of `child` refer to rows of `parent`. The actions are the server's letters (pg_constraint.confdeltype and
     confupdtype): a no action, r restrict, c cascade, n set null, d set default. `parent_columns` are the key that is
-    referred to; empty where it is not known, and then any change to the parent counts as one to the key."""
+    referred to; empty where it is not known, and then any change to the parent counts as one to the key. `inherited`: it is
+    a partition's share of a key that stands here too."""
 
     child: int
     child_columns: tuple[str, ...]
@@ -41,6 +42,8 @@ class ForeignKey:
     on_delete: str
     on_update: str
     parent_columns: tuple[str, ...] = ()
+    name: str = ""
+    inherited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

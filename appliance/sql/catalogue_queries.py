@@ -222,7 +222,8 @@ _KEY_COLUMNS = """array(select a.attname::text from unnest(k.{key}) with ordinal
 
 _FOREIGN_KEYS = _rows(
     f"""k.conrelid::bigint, {_KEY_COLUMNS.format(key="conkey", table="conrelid")},
-    k.confrelid::bigint, {_KEY_COLUMNS.format(key="confkey", table="confrelid")}, k.confdeltype, k.confupdtype""",
+    k.confrelid::bigint, {_KEY_COLUMNS.format(key="confkey", table="confrelid")}, k.confdeltype, k.confupdtype,
+    k.conname, k.conparentid <> 0""",
     "k.oid",
     "from pg_constraint k where k.contype = 'f'",
 )
@@ -318,6 +319,8 @@ class _ForeignKey(msgspec.Struct, array_like=True):
     parent_columns: tuple[str, ...]
     on_delete: str
     on_update: str
+    name: str = ""
+    inherited: bool = False
 
 
 _Answer = TypeVar("_Answer")
@@ -373,7 +376,16 @@ def build(rows: Mapping[str, str]) -> Catalogue:
         casts=tuple(function for function, _, _ in casts),
         cast_ends=tuple(casts),
         foreign_keys=tuple(
-            ForeignKey(each.child, each.child_columns, each.parent, each.on_delete, each.on_update, each.parent_columns)
+            ForeignKey(
+                each.child,
+                each.child_columns,
+                each.parent,
+                each.on_delete,
+                each.on_update,
+                each.parent_columns,
+                each.name,
+                each.inherited,
+            )
             for each in _read(rows, "foreign keys", list[_ForeignKey])
         ),
         event_triggers=session.event_triggers,
