@@ -28,6 +28,9 @@ _TAMPERING = frozenset({"broken chain", "journal gone", "journal shrunk"})
 DRAIN_SECONDS = 0.1
 RETRY_SECONDS = 5.0
 ALARMS_MAX = 100
+NOTES_MAX = 10_000
+"""That wait to be recorded while nothing can be."""
+
 DRAINS_MAX = 10_000
 """For one request to take in everything: under load there is always more, and what was there at first is in long before."""
 
@@ -48,6 +51,7 @@ class Recorder:
         # For each journal the place up to which it is taken in.
         self.reached: dict[str, int] = {}
         self.alarms: deque[str] = deque(maxlen=ALARMS_MAX)
+        self._notes: deque[tuple[str, str]] = deque(maxlen=NOTES_MAX)
 
     async def open(self) -> None:
         """Raises RecordingError where the recording can't go on."""
@@ -82,6 +86,13 @@ class Recorder:
         self.records += total
         return total
 
+    def note(self, sort: str, text: str) -> None:
+        """Put what a person did (a sort of records.DEEDS) into the recording, with the next drain."""
+        log(sort, text=text)
+        if len(self._notes) == NOTES_MAX:
+            log("note left out", level=Level.ERROR, sort=self._notes[0][0], text=self._notes[0][1])
+        self._notes.append((sort, text))
+
     async def close(self) -> None:
         """Take in what there is and let go."""
         try:
@@ -102,6 +113,7 @@ class Recorder:
                 self._keeper.close()
             self._open()
         assert self._keeper is not None
+        self._pass_notes(self._keeper)
         taken = self._keeper.drain()
         # Put in place whole, because the loop's thread reads it.
         self.reached = self._keeper.reached()
@@ -109,10 +121,16 @@ class Recorder:
 
     def _close(self) -> None:
         if self._keeper is not None:
+            self._pass_notes(self._keeper)
             self._keeper.close()
 
+    def _pass_notes(self, keeper: Keeper) -> None:
+        # The loop's thread adds at the one end while this one takes from the other.
+        while self._notes:
+            keeper.note(*self._notes.popleft())
+
     def _alarm(self, note: Noted) -> None:
-        if note.sort == "begun":
+        if not note.is_alarm:
             return
         self.alarms.append(f"{note.sort}: {note.text}")
         log("recording alarm", level=Level.ERROR, sort=note.sort, text=note.text, journal=note.journal)

@@ -105,10 +105,31 @@ Record = FlowOpened | Commanded | Decided | Passed | Answered | FlowClosed
 
 
 class Noted(msgspec.Struct, frozen=True, tag="note", omit_defaults=True):
-    """What control itself has to say, in a chain of its own. `sort` is "begun", or an alarm about a journal: "broken chain",
-    "torn tail", "journal gone", "journal shrunk", "foreign file", "records lost". `text` is for people."""
+    """What control itself has to say, in a chain of its own. `sort` is "begun", one of DEEDS, or an alarm about a journal:
+    "broken chain", "torn tail", "journal gone", "journal shrunk", "foreign file", "records lost". `text` is for people."""
 
     time: int
     sort: str
     text: str
     journal: str = ""
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether somebody has to look at it."""
+        return self.sort != "begun" and self.sort not in DEEDS
+
+
+DEEDS = frozenset(
+    {
+        "signed in",
+        "signed out",
+        "sign-in failed",
+        "link made",
+        "password changed",
+        "password reset",
+        "account added",
+        "account changed",
+        "account removed",
+    }
+)
+"""What people did at the dashboard, or root did for them, apart from approvals, which are records of their flows."""

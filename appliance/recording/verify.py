@@ -328,7 +328,7 @@ def _verify_row(walk: _Walk, row: tuple[object, ...], chain: object, flows: dict
     if (flow, moment, kind) != (said_flow, said_time, record.__struct_config__.tag):
         walk.found("index", f"record {number} is filed under another flow, time or kind than it has", number, chain)
     if isinstance(record, Noted):
-        if record.sort != "begun":
+        if record.is_alarm:
             walk.notes.append(record)
     elif not isinstance(record, Header):
         flows.setdefault(record.flow, FlowSummary(record.flow)).take(record)
