@@ -38,7 +38,9 @@ class Command:
     `key` stands for the effects or for all that they were derived from beyond the principal and the policy, or is None
     where a verdict must not be reused. `may_amend`: a person may put another text in its place. `may_hold`
     False: it runs nothing yet (a Parse), so a Hold lets it pass, because what runs it is asked for again. `problem`: the
-    inspector already knows that it cannot be run, and why; such a command has an `unknown` effect as well.
+    inspector already knows that it cannot be run, and why; such a command has an `unknown` effect as well. `search_path`:
+    where the session looks up names that stand alone, where the protocol has such a thing. `is_private`:
+    names may mean things that this session alone sees.
     """
 
     side: Side
@@ -54,6 +56,8 @@ class Command:
     may_hold: bool = True
     in_transaction: bool = False
     problem: str | None = None
+    search_path: tuple[str, ...] | None = None
+    is_private: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -84,7 +84,8 @@ class Leaf(msgspec.Struct, frozen=True):
 class Shown(msgspec.Struct, frozen=True):
     """A held command as the desk shows it. `bound` is the hash (BLAKE2b, hex) of exact text, parameters, principal and
     scope: what is approved is what was shown. `exact` is the text for those who may see it: it stays in control's memory
-    and in the ledger only sealed."""
+    and in the ledger only sealed. `arguments` are the parameters as they are, each with its type's name, and stay in
+    memory; with `search_path` and `is_private` (as in events.Command) they tell what the text means to this session."""
 
     flow: str
     number: int
@@ -102,6 +103,9 @@ class Shown(msgspec.Struct, frozen=True):
     before: tuple[str, ...]
     bound: str
     time: int
+    arguments: tuple[tuple[str, str | None], ...] = ()
+    search_path: tuple[str, ...] | None = None
+    is_private: bool = False
 
 
 class Ask(Message, frozen=True, tag=True):
