@@ -586,6 +586,8 @@ class Session:
             may_hold=sort != "Parse",
             in_transaction=self._state.status != "I",
             problem=None if reading.problem is None else reading.problem.message,
+            search_path=self._state.search_path,
+            is_private=self._state.is_private,
         )
 
     def _unsound(self, reading: Reading) -> Effect | None:

@@ -190,6 +190,12 @@ class SessionState:
         return self._path if names.path is None else names.path
 
     @property
+    def is_private(self) -> bool:
+        """Names may mean what nobody outside of this session sees: its temporary tables, what its transaction changed."""
+        names = self._names
+        return bool(names.created or names.dropped or names.unclear)
+
+    @property
     def is_unclear(self) -> bool:
         """The open transaction has changed what exists in a way that nobody outside can see before it ends."""
         return self._names.unclear
