@@ -51,10 +51,12 @@ def run(protocols: frozenset[str], table: Callable[[], Mapping[str, InspectorMak
 
     def up(configuration: Path, ready: int | None) -> int:
         from appliance.configuration import read_configuration
+        from appliance.log import FORM_VARIABLE
         from appliance.supervision import supervise
         from kernel.gateway import catch, check
 
         settings = read_configuration(str(configuration), protocols)
+        os.environ.setdefault(FORM_VARIABLE, settings.log)
         program = [sys.executable, "-m", module]
         file = str(configuration.resolve())
 

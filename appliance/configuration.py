@@ -23,6 +23,7 @@ from appliance.settings import (
     ClientTls,
     CredentialSettings,
     DashboardSettings,
+    MetricsSettings,
     NetworkSettings,
     PhaseSettings,
     ResourceSettings,
@@ -169,6 +170,8 @@ class _Reader:
             control_uid=uids.get("control", defaults.control_uid),
             dashboard_uid=uids.get("dashboard", defaults.dashboard_uid),
             dashboard=self._dashboard(defaults.dashboard),
+            metrics=self._metrics(defaults.metrics),
+            log=appliance.get("log", defaults.log),
         )
         if settings.worker_uid == settings.control_uid:
             self._fault(
@@ -183,6 +186,12 @@ class _Reader:
                 "a user of its own, so that the dashboard can act only as whoever is signed in",
             )
         return settings
+
+    def _metrics(self, plain: MetricsSettings) -> MetricsSettings:
+        raw = self._data.get("metrics", {})
+        if "listen" not in raw:
+            return plain
+        return MetricsSettings(None if raw["listen"] is None else self._endpoint(raw["listen"], ("metrics", "listen")))
 
     def _dashboard(self, plain: DashboardSettings) -> DashboardSettings:
         raw = self._data.get("dashboard", {})

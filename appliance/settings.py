@@ -110,10 +110,18 @@ class DashboardSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """Where the dashboard's process lets metrics be read, over plain HTTP and by anybody: they hold nothing secret. None:
+    nowhere."""
+
+    listen: Endpoint | None = field(default_factory=lambda: Endpoint("127.0.0.1", 9464))
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The whole configuration. `policies` are files or folders, absolute. `state` is the folder for recordings and the
     ledger, `run` the one for sockets. `workers` 0 stands for one per core. `hold_seconds` is how long a hold waits where its
-    rule does not say. `worker_uid`, `control_uid`, `dashboard_uid`: numeric users of the kinds of process."""
+    rule does not say. `log` is one of log.Form. `worker_uid`, `control_uid`, `dashboard_uid`: numeric users of the kinds of process."""
 
     agents: tuple[AgentSettings, ...]
     resources: tuple[ResourceSettings, ...]
@@ -129,3 +137,5 @@ class Settings:
     control_uid: int = 61002
     dashboard_uid: int = 61003
     dashboard: DashboardSettings = field(default_factory=DashboardSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    log: str = "auto"
