@@ -59,6 +59,28 @@ class Person:
     is_administrator: bool = False
 
 
+class Certainty(StrEnum):
+    """What a figure is worth: counted at the target, the target's own estimate, told by what exists there, something to
+    think about before saying yes, or nothing that could be found out."""
+
+    COUNTED = "counted"
+    ESTIMATED = "estimated"
+    FACT = "fact"
+    WARNING = "warning"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of what a held command would do, for a person to decide by: names and numbers, never a value of a row or of
+    the command. `state` is what it is worth."""
+
+    label: str
+    value: str
+    detail: str = ""
+    state: Certainty = Certainty.FACT
+
+
 @dataclass(frozen=True, slots=True)
 class Happening:
     """One line of an approval's history. `text` is exact and to be kept sealed."""
@@ -73,7 +95,9 @@ class Happening:
 @dataclass(frozen=True, slots=True)
 class Case:
     """One approval. `owner` is the worker that holds the command, None while nobody has claimed it after a restart;
-    `deadline`, `asked`, `decided` are seconds of the Unix clock. `why` is the last reason an amendment was refused for."""
+    `deadline`, `asked`, `decided` are seconds of the Unix clock. `why` is the last reason an amendment was refused for.
+    `blast` is what the command would do, None until that is worked out; no part of `bound`, because it comes later, is true
+    for one moment, and binds nothing: what a person approves is the command. The history tells what they had seen."""
 
     id: str
     request: Shown
@@ -89,6 +113,7 @@ class Case:
     text: str = ""
     why: str = ""
     decided: float | None = None
+    blast: tuple[Figure, ...] | None = None
 
 
 _REOPENED: dict[str, Any] = {
@@ -179,6 +204,13 @@ class Desk:
         case = self._amending(owner, approval)
         if case is not None:
             self._move(case, Happening(now, "amendment refused", case.by, why), **(_REOPENED | {"why": why}))
+
+    def inform(self, approval: str, figures: tuple[Figure, ...], now: float) -> None:
+        """What the command would do is worked out; a settled case stays as it was decided upon."""
+        case = self._cases.get(approval)
+        if case is not None:
+            first = f"{figures[0].label}: {figures[0].value}" if figures else ""
+            self._move(case, Happening(now, "figures shown", detail=first), blast=figures)
 
     def lose(self, owner: int, now: float) -> None:
         """A worker is gone, and with it every command it held."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from appliance.approvals.desk import Case, Happening, State
+from appliance.approvals.desk import Case, Figure, Happening, State
 from appliance.errors import RecordingError
 from appliance.ipc.messages import Shown
 from appliance.recording.sealing import Envelope, Opener, Wrapped
@@ -27,7 +27,7 @@ create table if not exists approvals (
   id text primary key, flow text not null, number integer not null, bound text not null, principal text not null,
   resource text not null, state text not null, outcome text not null, decided_by text not null, reason text not null,
   why text not null, asked real not null, deadline real not null, decided real,
-  approvers text not null, groups text not null, request blob not null
+  approvers text not null, groups text not null, request blob not null, blast text
 ) strict;
 create index if not exists approvals_by_command on approvals (flow, number);
 create index if not exists approvals_unsettled on approvals (state) where state <> 'settled';
@@ -41,7 +41,7 @@ create index if not exists happenings_by_approval on happenings (approval);
 
 _COLUMNS = (
     "id, flow, number, bound, principal, resource, state, outcome, decided_by, reason, why, asked, deadline, decided, "
-    "approvers, groups, request"
+    "approvers, groups, request, blast"
 )
 _PAST_MAX = 1000
 """What one listing of settled approvals shows at most."""
@@ -59,13 +59,18 @@ class Ledger:
             self._connection = sqlite3.connect(file, isolation_level=None)
             # Approvals are rare and each lets something happen that can't be taken back: on disk, every time.
             self._connection.executescript("pragma journal_mode = wal; pragma synchronous = full;" + _SCHEMA)
+            self._connection.execute("begin immediate")
+            columns = {row[1] for row in self._connection.execute("pragma table_info (approvals)")}
+            if "blast" not in columns:  # a ledger from before there were figures
+                self._connection.execute("alter table approvals add column blast text")
+            self._connection.execute("commit")
             file.chmod(0o600)
             self._envelope_id = self._connection.execute(
                 "insert into envelopes (ephemeral, key) values (?, ?)", (wrapped.ephemeral, wrapped.key)
             ).lastrowid
 
     def keep(self, case: Case, happening: Happening) -> None:
-        request = msgspec.structs.replace(case.request, exact="")
+        request = msgspec.structs.replace(case.request, exact="", arguments=())
         row = (
             case.id,
             case.request.flow,
@@ -84,6 +89,7 @@ class Ledger:
             _names(case.approvers),
             _names(case.groups),
             msgspec.msgpack.encode(request),
+            None if case.blast is None else msgspec.json.encode(case.blast).decode(),
         )
         sealed = None if happening.text is None else self._envelope.seal(happening.text)
         updates = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS.split(", ")[1:])
@@ -172,6 +178,7 @@ class Ledger:
                 reason=row[9],
                 why=row[10],
                 decided=row[13],
+                blast=None if row[17] is None else msgspec.json.decode(row[17], type=tuple[Figure, ...]),
             )
 
     @contextmanager
