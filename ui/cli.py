@@ -18,6 +18,7 @@ from ui.wiring import CONFIGURATION, VARIABLE, Control, Given, Placeholder, Prog
 
 # In the order people meet them: name, module, and the first line of its help, which a test holds to the command's own.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "init": ("ui.first_configuration", "Write a first configuration and policy, from questions or options."),
     "doctor": ("ui.doctor", "Look at every precondition of the appliance and say what to do."),
     "check": ("ui.processes", "Read the configuration and say everything that is wrong with it."),
     "up": ("ui.processes", "Run the appliance, as root."),
