@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from appliance.errors import SettingErrors, SluicegateError
+from appliance.log import FORM_VARIABLE
 from ui.terminal import print_json, printable, say
 from ui.wiring import CONFIGURATION, Given
 
@@ -17,9 +19,22 @@ _configuration = click.option(
 _ready = click.option("--ready-fd", "ready", type=int, required=True)
 
 
+def _choose_log(_context: click.Context, _option: click.Parameter, form: str | None) -> None:
+    if form is not None:
+        # The processes that are started take it from there, too.
+        os.environ[FORM_VARIABLE] = form
+
+
 @click.command()
 @_configuration
 @click.option("--ready-fd", "ready", type=int, help="A descriptor that is told when everything serves.")
+@click.option(
+    "--log",
+    type=click.Choice(["auto", "json", "text"]),
+    expose_value=False,
+    callback=_choose_log,
+    help="How processes say on standard error what happens; instead of the setting.",
+)
 @click.pass_obj
 @click.pass_context
 def up(context: click.Context, given: Given, configuration: Path, ready: int | None) -> None:
