@@ -42,7 +42,7 @@ class Meter:
             self.uncovered += 1
         else:
             rules[rule.id] = rules.get(rule.id, 0) + 1
-        if type(verdict) is not Refuse and verdict.obligations.maskers:
+        if not isinstance(verdict, Refuse) and verdict.obligations.maskers:
             for masker in verdict.obligations.maskers:
                 rules[masker] = rules.get(masker, 0) + 1
 
