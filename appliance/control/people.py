@@ -24,7 +24,9 @@ from appliance.approvals.ledger import Ledger
 from appliance.control.accounts import Account, Accounts, Opened, Role, Session, SignedOut, csrf_of
 from appliance.control.changes import WAIT_SECONDS_MAX, Changes, Sort
 from appliance.control.log import Level, log
+from appliance.control.metrics import Metrics
 from appliance.control.recorder import Recorder
+from appliance.control.tallies import Tallies
 from appliance.control.workers import Workers
 from appliance.errors import SluicegateError
 from appliance.ipc.channel import Callbacks, Channel
@@ -200,10 +202,14 @@ class People:
         self._channels: dict[Channel, int] = {}
         self._calls: dict[Channel, int] = {}
         self.desk: Desk
+        self.metrics: Metrics
+        self.tallies: Tallies
 
-    def join(self, desk: Desk) -> None:
-        """Give the desk, which itself tells us of every move."""
+    def join(self, desk: Desk, metrics: Metrics, tallies: Tallies) -> None:
+        """Give the desk, which itself tells us of every move, and what is counted."""
         self.desk = desk
+        self.metrics = metrics
+        self.tallies = tallies
 
     def moved(self, case: Case) -> None:  # noqa: ARG002 - every move wakes everybody who waits
         """Something happened on the desk."""
@@ -354,6 +360,9 @@ class People:
     async def _say_status(self, _asker: Asker, _arguments: _Nothing) -> dict[str, Any]:
         return self._status()
 
+    async def _show_metrics(self, _asker: Asker, _arguments: _Nothing) -> dict[str, Any]:
+        return {"text": self.metrics.text()}
+
     async def _drain(self, _asker: Asker, _arguments: _Nothing) -> dict[str, Any]:
         return {"records": await self._recorder.drain_all()}
 
@@ -433,6 +442,8 @@ VERBS: dict[str, Verb] = {
     "changes.wait": Verb(_Following, People._follow, Rank.VIEWER, waits=True),
     "flows.live": Verb(_Nothing, People._flows, Rank.VIEWER),
     "status": Verb(_Nothing, People._say_status, Rank.VIEWER),
+    # Nothing in it is secret: the dashboard shows it to whoever scrapes.
+    "metrics.show": Verb(_Nothing, People._show_metrics, Rank.NOBODY),
     "drain": Verb(_Nothing, People._drain, Rank.APPROVER),
     "policy.reload": Verb(_Nothing, People._reload_policy, Rank.ADMINISTRATOR),
     "policy.explain": Verb(_Explaining, People._explain_command, Rank.APPROVER),

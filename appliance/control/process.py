@@ -136,7 +136,7 @@ class _Control:
                 time.monotonic,
             )
         )
-        self._people.join(self._desk)
+        self._people.join(self._desk, self._metrics, self._tallies)
 
     async def run(self, ready: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
