@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from appliance.events import NEED_DATA, Event, Left, NeedData
 from appliance.flow.worker import FlowFacts, Worker
 from appliance.ipc.channel import Callbacks, Channel, serve
-from appliance.ipc.messages import CatalogueChanged, CatalogueWanted, Hello, Message, Welcome
+from appliance.ipc.messages import CatalogueChanged, CatalogueWanted, Hello, Message, Tally, Welcome
 from appliance.parties import Endpoint, Phase, Side
 from appliance.protocols.inspector import Act, Ask, CatalogueQuestion, Inspector, Question
 from appliance.settings import AgentSettings, NetworkSettings, PhaseSettings, ResourceSettings, Settings
@@ -42,6 +42,7 @@ class Control:
         self.versions: dict[int, str] = {}
         self.wanted: list[str | None] = []
         self.changes = 0
+        self.tallies: list[Tally] = []
         self._journals = journals
         self._channel: Channel | None = None
 
@@ -63,6 +64,8 @@ class Control:
                 self._channel.reply(call, msgspec.msgpack.encode(known))
             case CatalogueChanged():
                 self.changes += 1
+            case Tally():
+                self.tallies.append(message)
             case _:
                 pass
 
@@ -216,5 +219,5 @@ def test_an_agent_does_not_take_all_places(tmp_path: Path, monkeypatch: pytest.M
 
     run(scene())
     closed = [record.reason for record in recorded(tmp_path) if type(record).__name__ == "FlowClosed"]
-    assert closed[0] == "refused: this worker carries 2 flows of bot already"
+    assert closed[0] == "refused: the agent has as many flows here as it may"
     assert len(closed) == 3
