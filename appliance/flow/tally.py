@@ -116,7 +116,7 @@ class WorkerTally:
         found: Sums = {(Counted.RULES, rule): count for rule, count in self._rules.items()}
         found |= {(Counted.OPENED, *labels): count for labels, count in self.opened.items()}
         found |= {(Counted.REFUSED, *labels): count for labels, count in self.refused.items()}
-        found[Counted.LATE_SECONDS,] = round(self.late_seconds, 3)
+        found[Counted.LATE_SECONDS,] = round(self.late_seconds, 2)
         for protocol, meter in self._meters.items():
             found |= meter.sums(protocol)
         return found

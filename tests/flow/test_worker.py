@@ -42,7 +42,7 @@ class Control:
         self.versions: dict[int, str] = {}
         self.wanted: list[str | None] = []
         self.changes = 0
-        self.tallies: list[Tally] = []
+        self.tallies: asyncio.Queue[Tally] = asyncio.Queue()
         self._journals = journals
         self._channel: Channel | None = None
 
@@ -65,7 +65,7 @@ class Control:
             case CatalogueChanged():
                 self.changes += 1
             case Tally():
-                self.tallies.append(message)
+                self.tallies.put_nowait(message)
             case _:
                 pass
 
