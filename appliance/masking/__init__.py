@@ -1,1 +1,1 @@
-"""Hiding values: detectors, masks and mask streams."""
+"""Hiding values: detectors and masks."""

@@ -8,6 +8,12 @@ from appliance.decisions import Mask
 
 REDACTED: Final = b"****"
 
+_STAR: Final = 0x2A
+_ALNUM: Final = bytes(code for code in range(128) if chr(code).isalnum())
+_SIGNIFICANT: Final = frozenset((*_ALNUM, _STAR))  # of ASCII
+_INSIGNIFICANT: Final = bytes(code for code in range(128) if code not in _SIGNIFICANT)
+_STARRED: Final = bytes.maketrans(_ALNUM, b"*" * len(_ALNUM))
+
 # What a person writing a policy may choose from, with what the client gets to see.
 KINDS: Final[dict[str, str]] = {
     "redact": "**** whatever the value was, so that not even its length is told",
@@ -37,6 +43,19 @@ def apply(mask: Mask, value: bytes) -> bytes | None:
 
 
 def _keep_last(value: bytes, keep: int) -> bytes:
+    if not value.isascii():
+        return _keep_last_of_text(value, keep)
+    significant = len(value.translate(None, _INSIGNIFICANT))
+    if keep <= 0 or significant < 2 * keep:
+        return value.translate(_STARRED)
+    kept, left = len(value), keep
+    while left:
+        kept -= 1
+        left -= value[kept] in _SIGNIFICANT
+    return value[:kept].translate(_STARRED) + value[kept:]
+
+
+def _keep_last_of_text(value: bytes, keep: int) -> bytes:
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:

@@ -185,18 +185,25 @@ class Framer:
         self._at = start + size
         return code, bytes(memoryview(self._data)[start : self._at])
 
-    def take_run(self, code: int, size_max: int) -> bytes:
-        """The whole messages of one type that come next and are all there, headers included, as they came: at least
-        the first one, and no more than `size_max` bytes beyond it. b"" where the next message is none of them."""
-        data, start, at, end = self._data, self._at, self._at, len(self._data)
-        bound = self._bounds[code] + 4
-        while not self.left and end - at >= 5 and data[at] == code and at - start <= size_max:
-            length = int.from_bytes(data[at + 1 : at + 5], "big")
-            if not 4 <= length <= bound or end - at <= length:
-                break
-            at += length + 1
+    def take_run(self, code: int, size_max: int) -> tuple[bytes, int]:
+        """The whole messages of one type that come next and are all there, headers included, as they came, and how many
+        they are: at least the first one, and no more than `size_max` bytes beyond it. b"" where the next message is none
+        of them."""
+        data, start, end = self._data, self._at, len(self._data)
+        at, count = start, 0
+        if not self.left:
+            bound, last = self._bounds[code] + 4, min(end - 5, start + size_max)
+            unpack = _HEADER.unpack_from
+            while at <= last:  # this loop is what a row costs that nothing is done with
+                found, length = unpack(data, at)
+                if found != code or not 4 <= length <= bound or end - at <= length:
+                    break
+                at += length + 1
+                count += 1
         self._at = at
-        return bytes(memoryview(data)[start:at])
+        if at - start == end and isinstance(data, bytes):
+            return data, count
+        return bytes(memoryview(data)[start:at]), count
 
     def begin(self) -> tuple[int, int]:
         """Take the header that `peek` showed; the payload follows by `part`."""

@@ -1,22 +1,24 @@
 """How rows change on their way to the client: masked by position, cleaned by value, counted and summed up for the record.
 
-A result without masks costs a walk over its message headers and a hash; its bytes go on as they came. The policy was
-asked when the command was: nothing here decides.
+Rows come in runs and are worked on as such: what holds nothing goes on as it came, and only the columns that have a mask
+and the values that look suspicious are touched one by one. The policy was asked when the command was: nothing here
+decides. docs/decisions/0007-rows-in-bulk.md says what was measured.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Final
 
 from appliance.decisions import Mask
 from appliance.effects import Column
 from appliance.errors import PeerError
 from appliance.masking import masks
-from appliance.masking.detectors import Detectors
-from appliance.protocols.postgres.messages import DATA_ROW, DataRow, Field
+from appliance.masking.detectors import Detectors, is_innocent
+from appliance.protocols.postgres.messages import Field
 
 # What a person sees of a result later: enough to know what it was, little enough to keep for every command.
 SAMPLE_ROWS_MAX: Final = 20
@@ -32,13 +34,32 @@ TEXT_LIKE_OIDS: Final = frozenset({25, 1042, 1043, 19, 705})
 _FIRST_USER_OID: Final = 16_384  # FirstNormalObjectId (access/transam.h)
 
 _HEADER = struct.Struct("!BI")
+_HEADER_SIZE: Final = 5
 _SIZE = struct.Struct("!i")
 _LENGTH = struct.Struct("!I")
+_NULL: Final = b"\xff\xff\xff\xff"
+
+# What becomes of a value; None is NULL, and the same object means no change.
+_Change = Callable[[bytes], bytes | None]
 
 
 class Rows:
     """The rows that answer one command. `detectors` is None where no value is looked for. Where values must be seen,
     `describe` comes before the first row; a text with several results describes each."""
+
+    __slots__ = (
+        "_changes",
+        "_detectors",
+        "_hash",
+        "_masks",
+        "_may_hold",
+        "_sample",
+        "_sample_size",
+        "count",
+        "fields",
+        "is_described",
+        "size",
+    )
 
     def __init__(self, detectors: Detectors | None) -> None:
         self.count = 0
@@ -47,7 +68,11 @@ class Rows:
         self.fields: tuple[Field, ...] = ()
         self._masks: Mapping[int, Mask] = {}
         self._detectors = detectors
-        self._hash = hashlib.blake2b(digest_size=32)
+        # What is done with each value of a column, by position in order, each with how many columns stand before it
+        # since the one before; whether anything that is looked for may stand in any other.
+        self._changes: tuple[tuple[int, _Change], ...] = ()
+        self._may_hold = False
+        self._hash = hashlib.sha256()
         self._sample: list[tuple[str | None, ...]] = []
         self._sample_size = 0
 
@@ -56,6 +81,17 @@ class Rows:
         self.fields = fields
         self.is_described = True
         self._masks = masks
+        changes: list[tuple[int, _Change]] = []
+        self._may_hold = False
+        last = -1
+        for position, field in enumerate(fields):
+            change = self._change(position, field)
+            if change is not None:
+                changes.append((position - last - 1, change))
+                last = position
+            elif self._detectors is not None and not is_innocent(field.type_oid):
+                self._may_hold = True
+        self._changes = tuple(changes)
 
     @property
     def is_plain(self) -> bool:
@@ -64,7 +100,7 @@ class Rows:
 
     @property
     def digest(self) -> str:
-        """BLAKE2b of every byte that `take`, `take_copy` and `take_piece` gave, in hex; "" before the first."""
+        """SHA-256 of every byte that `take`, `take_copies` and `take_piece` gave, in hex; "" before the first."""
         return self._hash.hexdigest() if self.size else ""
 
     @property
@@ -80,10 +116,29 @@ class Rows:
             for position, field in enumerate(self.fields)
         )
 
-    def take(self, run: bytes) -> bytes:
-        """A run of whole DataRow messages, as the client receives them."""
-        out = run if self.is_plain else self._masked(run)
-        self._count(out)
+    @property
+    def masks(self) -> Mapping[int, Mask]:
+        """Which positions of the rows are masked, from 0, and how."""
+        return self._masks
+
+    def take(self, run: bytes, count: int) -> bytes:
+        """A run of `count` whole DataRow messages, as the client receives them."""
+        if self._detectors is not None and not self.is_described:
+            raise PeerError("rows without a description")
+        out = run
+        if self._changes:
+            out = self._changed(run)
+        if self._may_hold:
+            assert self._detectors is not None
+            places = self._detectors.suspects(out)
+            if places:
+                out = self._cleaned(out, places, self._clean_row)
+        at = 0
+        while at < len(out) and self._may_sample():
+            end = at + 1 + _LENGTH.unpack_from(out, at + 1)[0]
+            self._keep(self._as_texts(out, at + _HEADER_SIZE, end))
+            at = end
+        self.count += count
         self._sum_up(out)
         return out
 
@@ -94,14 +149,21 @@ class Rows:
         self._sum_up(piece)
         return piece
 
-    def take_copy(self, data: bytes) -> bytes:
-        """The payload of one CopyData message in text form, as the client receives it. Counts as one row, as the server
-        sends them."""
-        out = data if self._detectors is None else self._detectors.clean(data)
-        self.count += 1
-        if self._may_sample():
-            text = out[: SAMPLE_SIZE_MAX - self._sample_size].decode("utf-8", "replace").removesuffix("\n")
-            self._keep((text,))
+    def take_copies(self, run: bytes, count: int) -> bytes:
+        """A run of `count` whole CopyData messages in text form, as the client receives them. Each counts as one row, as
+        the server sends them."""
+        out = run
+        if self._detectors is not None:
+            places = self._detectors.suspects(run)
+            if places:
+                out = self._cleaned(run, places, self._clean_copy)
+        at = 0
+        while at < len(out) and self._may_sample():
+            end = at + 1 + _LENGTH.unpack_from(out, at + 1)[0]
+            shown = out[at + _HEADER_SIZE : min(end, at + _HEADER_SIZE + SAMPLE_SIZE_MAX - self._sample_size)]
+            self._keep((shown.decode("utf-8", "replace").removesuffix("\n"),))
+            at = end
+        self.count += count
         self._sum_up(out)
         return out
 
@@ -116,29 +178,16 @@ class Rows:
         self._sample.append(row)
         self._sample_size += sum(len(value) for value in row if value is not None) + len(row)
 
-    def _count(self, out: bytes) -> None:
-        at, end, count = 0, len(out), 0
-        while at < end and self._may_sample():
-            size = _LENGTH.unpack_from(out, at + 1)[0] + 1
-            self._keep(self._as_texts(DataRow.read(out[at + 5 : at + size])))
-            at += size
-            count += 1
-        while at < end:  # bounded by the bytes that are here; this loop is what an unmasked row costs
-            at += _LENGTH.unpack_from(out, at + 1)[0] + 1
-            count += 1
-        self.count += count
-
-    def _as_texts(self, row: DataRow) -> tuple[str | None, ...]:
+    def _as_texts(self, run: bytes, at: int, end: int) -> tuple[str | None, ...]:
         texts: list[str | None] = []
         room = SAMPLE_SIZE_MAX - self._sample_size
-        for position, value in enumerate(row.values):
-            if value is None:
+        for position, (start, stop) in enumerate(_values(run, at, end)):
+            if stop < start:
                 texts.append(None)
                 continue
-            piece = value[: max(room, 0)]
+            piece = run[start : min(stop, start + max(room, 0))]
             room -= len(piece)
-            is_text = not self._is_binary(position)
-            texts.append(piece.decode("utf-8", "replace") if is_text else "\\x" + piece.hex())
+            texts.append("\\x" + piece.hex() if self._is_binary(position) else piece.decode("utf-8", "replace"))
         return tuple(texts)
 
     def _is_binary(self, position: int) -> bool:
@@ -147,56 +196,169 @@ class Rows:
         field = self.fields[position]
         return field.format == 1 and field.type_oid not in TEXT_LIKE_OIDS
 
-    def _masked(self, run: bytes) -> bytes:
-        out = bytearray()
-        at, end = 0, len(run)
-        while at < end:  # bounded by the bytes that are here
-            size = _HEADER.unpack_from(run, at)[1] + 1
-            self._mask_row(run, at + 5, at + size, out)
-            at += size
-        return bytes(out)
-
-    def _mask_row(self, run: bytes, at: int, end: int, out: bytearray) -> None:
-        """One row, from its column count at `at` to `end`; written behind what `out` holds."""
-        if end - at < 2:
-            raise PeerError("a DataRow message without a column count")
-        count = int.from_bytes(run[at : at + 2], "big")
-        if count != len(self.fields):
-            raise PeerError(f"a row of {count} columns where {len(self.fields)} were described")
-        start = len(out)
-        out += b"\0\0\0\0\0"
-        out += run[at : at + 2]
-        at += 2
-        for position in range(count):
-            if at + 4 > end:
-                raise PeerError("a DataRow message with less in it than it declares")
-            size = _SIZE.unpack_from(run, at)[0]
-            at += 4
-            if size == -1:
-                out += b"\xff\xff\xff\xff"
-                continue
-            if size < 0 or at + size > end:
-                raise PeerError("a DataRow message with less in it than it declares")
-            value = self._value(position, run[at : at + size])
-            at += size
-            if value is None:
-                out += b"\xff\xff\xff\xff"
-            else:
-                out += _SIZE.pack(len(value))
-                out += value
-        if at != end:
-            raise PeerError("a DataRow message with bytes behind its last field")
-        _HEADER.pack_into(out, start, DATA_ROW, len(out) - start - 1)
-
-    def _value(self, position: int, value: bytes) -> bytes | None:
-        field = self.fields[position]
+    def _change(self, position: int, field: Field) -> _Change | None:
+        """What is done with each value of a column; None where only suspicious ones are looked at."""
         mask = self._masks.get(position)
         if mask is not None:
             # Stars are no value of any other type of the system's own, and a client that decodes them would fail.
             is_text = field.type_oid in TEXT_LIKE_OIDS or field.type_oid >= _FIRST_USER_OID
-            return masks.apply(mask, value) if is_text else None
-        if self._detectors is None:
-            return value
-        if field.format == 1:
-            return self._detectors.clean_binary(field.type_oid, value)
-        return self._detectors.clean_text(field.type_oid, value)
+            return partial(masks.apply, mask) if is_text else _nothing
+        if self._detectors is not None and self._detectors.must_see(field.type_oid, field.format):
+            return self._cleaning(field)
+        return None
+
+    def _cleaning(self, field: Field) -> _Change:
+        assert self._detectors is not None
+        clean = self._detectors.clean_binary if field.format == 1 else self._detectors.clean_text
+        return partial(clean, field.type_oid)
+
+    def _changed(self, run: bytes) -> bytes:
+        """Rows with every column changed that has a change; the same object where nothing is."""
+        number = len(self.fields)
+        unpack = _SIZE.unpack_from
+        parts: list[bytes] = []
+        at, end, done = 0, len(run), 0  # what stands before `done` is in parts
+        while at < end:  # bounded by the bytes that are here
+            length = _LENGTH.unpack_from(run, at + 1)[0]
+            row_end = at + 1 + length
+            place = _first_value(run, at + _HEADER_SIZE, row_end, number)
+            grown = 0
+            head = -1
+            for before, change in self._changes:
+                for _ in range(before):
+                    if place + 4 > row_end:
+                        raise PeerError("a DataRow message with less in it than it declares")
+                    size = unpack(run, place)[0]
+                    place += 4 + size if size > 0 else 4
+                if place + 4 > row_end:
+                    raise PeerError("a DataRow message with less in it than it declares")
+                size = unpack(run, place)[0]
+                if size == -1:
+                    place += 4
+                    continue
+                stop = place + 4 + size
+                if size < 0 or stop > row_end:
+                    raise PeerError("a DataRow message with less in it than it declares")
+                value = run[place + 4 : stop]
+                changed = change(value)
+                if changed is not value:
+                    if head < 0:
+                        parts.append(run[done:at])
+                        head = len(parts)
+                        parts.append(b"")
+                        done = at + _HEADER_SIZE
+                    parts.append(run[done:place])
+                    if changed is None:
+                        parts.append(_NULL)
+                        grown -= size
+                    else:
+                        parts.append(_SIZE.pack(len(changed)))
+                        parts.append(changed)
+                        grown += len(changed) - size
+                    done = stop
+                place = stop
+            if head >= 0:
+                parts[head] = _HEADER.pack(run[at], length + grown)
+            at = row_end
+        if not parts:
+            return run
+        parts.append(run[done:])
+        return b"".join(parts)
+
+    def _cleaned(
+        self,
+        run: bytes,
+        places: list[tuple[int, int]],
+        clean: Callable[[bytes, int, int, list[tuple[int, int]]], list[bytes] | None],
+    ) -> bytes:
+        """Messages with the suspicious ones cleaned; the same object where nothing was found. `places` are in order."""
+        parts: list[bytes] = []
+        at, done, index = 0, 0, 0
+        while index < len(places):
+            end = at + 1 + _LENGTH.unpack_from(run, at + 1)[0]
+            first = index
+            while index < len(places) and places[index][0] < end:
+                index += 1
+            # Only where an own pattern has the whole run looked at does a place reach beyond one message, and then it is
+            # the only one: what stands between two messages is no part of a number or of a character.
+            if index > first:
+                cleaned = clean(run, at + _HEADER_SIZE, end, places[first:index])
+                if cleaned is not None:
+                    parts.append(run[done:at])
+                    parts.append(_HEADER.pack(run[at], 4 + sum(map(len, cleaned))))
+                    parts += cleaned
+                    done = end
+                if places[index - 1][1] > end:
+                    index -= 1
+            at = end
+        if not parts:
+            return run
+        parts.append(run[done:])
+        return b"".join(parts)
+
+    def _clean_row(self, run: bytes, at: int, end: int, places: list[tuple[int, int]]) -> list[bytes] | None:
+        _first_value(run, at, end, len(self.fields))
+        parts: list[bytes] = []
+        index = 0
+        done = at
+        for position, (start, stop) in enumerate(_values(run, at, end)):
+            while index < len(places) and places[index][1] <= start:
+                index += 1
+            if index == len(places):
+                break
+            if stop < start or places[index][0] >= stop or position in self._masks:
+                continue
+            value = run[start:stop]
+            cleaned = self._cleaning(self.fields[position])(value)
+            if cleaned is value:
+                continue
+            parts.append(run[done : start - 4])
+            parts += (_NULL,) if cleaned is None else (_SIZE.pack(len(cleaned)), cleaned)
+            done = stop
+        if not parts:
+            return None
+        parts.append(run[done:end])
+        return parts
+
+    def _clean_copy(self, run: bytes, at: int, end: int, _: list[tuple[int, int]]) -> list[bytes] | None:
+        assert self._detectors is not None
+        data = run[at:end]
+        cleaned = self._detectors.clean(data)
+        return None if cleaned is data else [cleaned]
+
+
+def _first_value(run: bytes, at: int, end: int, number: int) -> int:
+    """Where the first value's length stands in a row of `number` columns whose count stands at `at`."""
+    if end - at < 2:
+        raise PeerError("a DataRow message without a column count")
+    count = int.from_bytes(run[at : at + 2], "big")
+    if count != number:
+        raise PeerError(f"a row of {count} columns where {number} were described")
+    return at + 2
+
+
+def _values(run: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
+    """From where to where the values of a row stand, from its column count at `at` to `end`. A NULL ends before it
+    begins."""
+    if end - at < 2:
+        raise PeerError("a DataRow message without a column count")
+    count = int.from_bytes(run[at : at + 2], "big")
+    at += 2
+    for _ in range(count):  # at most 65,535
+        if at + 4 > end:
+            raise PeerError("a DataRow message with less in it than it declares")
+        size = _SIZE.unpack_from(run, at)[0]
+        at += 4
+        if size == -1:
+            yield at, at - 1
+            continue
+        if size < 0 or at + size > end:
+            raise PeerError("a DataRow message with less in it than it declares")
+        yield at, at + size
+        at += size
+    if at != end:
+        raise PeerError("a DataRow message with bytes behind its last field")
+
+
+def _nothing(_: bytes) -> None:
+    """NULL in place of any value."""

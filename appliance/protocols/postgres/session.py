@@ -982,17 +982,10 @@ class Session:
         elif size > MASKED_ROW_SIZE_MAX:
             self._fail(f"a row of {size} bytes is larger than can be masked")
             return True
-        if code == wire.DATA_ROW:
-            run = frames.take_run(code, _RUN_SIZE_MAX)
-            if not run:
-                return False
-            self._out.append(rows.take(run))
-        else:
-            message = frames.next()
-            if message is None:
-                return False
-            self._out.append(wire.frame(code, rows.take_copy(message[1])))
-        return True
+        run, count = frames.take_run(code, _RUN_SIZE_MAX)
+        if run:
+            self._out.append(rows.take(run, count) if code == wire.DATA_ROW else rows.take_copies(run, count))
+        return bool(run)
 
     def _answering(self, *expected: Expected) -> Entry:
         head = self._pipeline.head

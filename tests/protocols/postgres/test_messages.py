@@ -263,19 +263,19 @@ def test_a_run_of_rows_is_taken_as_it_came_and_stops_at_the_first_other_message(
     complete = m.CommandComplete("SELECT 5").build()
     framer = m.Framer(m.TARGET_BOUNDS)
     framer.feed(b"".join(rows) + complete[:-1])
-    assert framer.take_run(m.DATA_ROW, 1 << 20) == b"".join(rows)
-    assert framer.take_run(m.DATA_ROW, 1 << 20) == b""
+    assert framer.take_run(m.DATA_ROW, 1 << 20) == (b"".join(rows), len(rows))
+    assert framer.take_run(m.DATA_ROW, 1 << 20) == (b"", 0)
     framer.feed(complete[-1:])
     assert framer.next() == (m.COMMAND_COMPLETE, b"SELECT 5\0")
     framer.feed(b"".join(rows)[:-1])
-    assert framer.take_run(m.DATA_ROW, 0) == rows[0]
-    assert framer.take_run(m.DATA_ROW, 1 << 20) == b"".join(rows[1:-1])
+    assert framer.take_run(m.DATA_ROW, 0) == (rows[0], 1)
+    assert framer.take_run(m.DATA_ROW, 1 << 20) == (b"".join(rows[1:-1]), len(rows) - 2)
     assert framer.next() is None
 
 
 def test_a_run_does_not_pass_a_message_over_its_bound() -> None:
     framer = m.Framer(m.TARGET_BOUNDS, b"T" + (m.DESCRIPTION_SIZE_MAX + 5).to_bytes(4, "big"))
-    assert framer.take_run(m.ROW_DESCRIPTION, 1 << 30) == b""
+    assert framer.take_run(m.ROW_DESCRIPTION, 1 << 30) == (b"", 0)
     with pytest.raises(PeerError):
         framer.next()
 
