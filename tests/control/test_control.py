@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import pwd
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
-import yaml
 
 from appliance.errors import UnavailableError
-from appliance.ipc.channel import Channel, connect
+from appliance.ipc.channel import connect
 from appliance.ipc.messages import (
     AccountWanted,
     AmendmentRefused,
     AmendmentTaken,
-    Ask,
     CancelFlow,
     CancelWanted,
     CatalogueChanged,
     CatalogueStale,
-    CatalogueWanted,
     ChallengeSet,
     FlowGone,
     FlowSeen,
-    Hello,
     KeyRegistered,
     Leaf,
     LeafWanted,
@@ -45,221 +35,13 @@ from appliance.ipc.messages import (
     Message,
     PolicyChanged,
     Settled,
-    Shown,
-    Welcome,
     Withdraw,
 )
-from appliance.parties import Endpoint, Phase, Principal, Scope
+from appliance.parties import Endpoint
 from appliance.recording.journal import Journal
 from appliance.recording.records import FlowOpened
-from appliance.sql.catalogue import Catalogue
+from tests.control.hosting import PLANNER, PRINCIPAL, SECONDS, USER_OF_NO_CONFIGURATION, Hosted, hold, run, shown, worker
 from tests.scratch_postgres import ScratchPostgres
-
-ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 20.0
-USER_OF_NO_CONFIGURATION = 64999
-
-# The configuration forbids workers to be root; these tests are their own workers, whoever runs them.
-HOST = """
-import dataclasses
-import os
-import sys
-from appliance.configuration import read_configuration
-from appliance.control.process import run_control
-protocols = frozenset({"postgres", "redis"})
-settings = dataclasses.replace(read_configuration(sys.argv[1], protocols), worker_uid=os.getuid())
-sys.exit(run_control(settings, sys.argv[1], protocols, lambda: print("ready", flush=True)))
-"""
-
-PRINCIPAL = Principal("migrator", Phase.EXECUTE, frozenset({"crew"}), "source address")
-PLANNER = Principal("migrator", Phase.PLAN, frozenset({"crew"}), "source address")
-
-
-@dataclass
-class Hosted:
-    """A folder with a configuration, and the control process that runs on it."""
-
-    folder: Path
-    process: subprocess.Popen[str] | None = None
-    log: list[str] = field(default_factory=list)
-
-    @property
-    def configuration(self) -> Path:
-        return self.folder / "sluicegate.yaml"
-
-    @property
-    def policy(self) -> Path:
-        return self.folder / "policies" / "rules.yaml"
-
-    @property
-    def workers(self) -> str:
-        return str(self.folder / "run" / "control-workers.sock")
-
-    def start(self) -> None:
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", HOST, str(self.configuration)],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n", self.said()
-
-    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
-        assert self.process is not None
-        assert self.process.stdout is not None
-        self.process.send_signal(how)
-        code = self.process.wait(SECONDS)
-        self.process.stdout.close()
-        self.process = None
-        return code
-
-    def said(self) -> str:
-        return (self.folder / "log").read_text()
-
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self._command(words), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-
-    async def command(self, *words: str, user: int | None = None) -> tuple[int, str, str]:
-        """The command line, run while this test goes on as a worker: exit code, output, errors."""
-        process = await asyncio.create_subprocess_exec(
-            *self._command(words), cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, user=user
-        )
-        output, errors = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode is not None
-        return process.returncode, output.decode(), errors.decode()
-
-    def _command(self, words: tuple[str, ...]) -> list[str]:
-        return [sys.executable, "-m", "appliance", "--configuration", str(self.configuration), *words]
-
-
-@dataclass
-class Worker:
-    """A worker's end of its channel, with everything it was told."""
-
-    channel: Channel
-    heard: asyncio.Queue[Message]
-    lost: asyncio.Event
-    welcome: Welcome | None = None
-
-    async def hear(self, kind: type[Message]) -> Any:
-        """The next message of that kind; others that came before it are passed over."""
-        async with asyncio.timeout(SECONDS):
-            while True:
-                message = await self.heard.get()
-                if isinstance(message, kind):
-                    return message
-
-    async def call(self, build: Callable[[int], Message]) -> bytes:
-        async with asyncio.timeout(SECONDS):
-            return await self.channel.call(build)
-
-    async def catalogue(self, database: str, newer_than: str | None = None) -> Catalogue:
-        body = await self.call(lambda call: CatalogueWanted(call, "shop", database, newer_than))
-        return msgspec.msgpack.decode(body, type=Catalogue)
-
-    async def settled_before_this(self) -> None:
-        """Everything told so far has been taken, because messages of a channel are taken in order."""
-        with contextlib.suppress(UnavailableError):
-            await self.call(lambda call: AccountWanted(call, "absent"))
-
-
-@contextlib.asynccontextmanager
-async def worker(hosted: Hosted, index: int = 0) -> AsyncIterator[Worker]:
-    heard: asyncio.Queue[Message] = asyncio.Queue()
-    lost = asyncio.Event()
-    channel = await connect(hosted.workers, heard.put_nowait, lost.set)
-    made = Worker(channel, heard, lost)
-    try:
-        body = await made.call(lambda call: Hello(call, index, os.getpid()))
-        made.welcome = msgspec.msgpack.decode(body, type=Welcome)
-        yield made
-    finally:
-        channel.close()
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    # Not pytest's own: another user has to reach the sockets.
-    made = Path(tempfile.mkdtemp(prefix="control-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture
-def hosted(folder: Path, scratch_postgres: ScratchPostgres) -> Iterator[Hosted]:
-    (folder / "policies").mkdir()
-    (folder / "policies" / "rules.yaml").write_text((ROOT / "policies" / "open" / "open.yaml").read_text())
-    (folder / "password").write_text("pencil\n")
-    (folder / "password").chmod(0o600)
-    (folder / "sluicegate.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "agents": {
-                    "migrator": {
-                        "owner": "crew",
-                        "phases": {"plan": {"sources": ["10.1.0.5"]}, "execute": {"sources": ["10.1.0.6"]}},
-                    }
-                },
-                "resources": {
-                    "shop": {
-                        "protocol": "postgres",
-                        "addresses": [f"127.0.0.1:{scratch_postgres.port}"],
-                        "credential": "owner",
-                        "tls": {"target": "disable"},
-                    }
-                },
-                "credentials": {"owner": {"user": "postgres", "password": {"file": str(folder / "password")}}},
-                "networks": {"executors": {"interfaces": ["lo"]}},
-                "policies": [str(folder / "policies")],
-                "approvers": {"root": {"groups": ["dba"]}, "nobody": {"groups": ["security"]}},
-                "appliance": {
-                    "state": str(folder / "state"),
-                    "run": str(folder / "run"),
-                },
-            }
-        )
-    )
-    made = Hosted(folder)
-    made.start()
-    try:
-        yield made
-    finally:
-        if made.process is not None:
-            made.end(signal.SIGKILL)
-
-
-def run(body: Coroutine[None, None, None]) -> None:
-    asyncio.run(asyncio.wait_for(body, 90))
-
-
-def shown(number: int = 1, flow: str = "flow-1", may_amend: bool = True) -> Shown:
-    return Shown(
-        flow=flow,
-        number=number,
-        principal=PRINCIPAL,
-        scope=Scope("shop", "postgres", "shop"),
-        sort="Query",
-        shown="delete from orders where note = '…'",
-        exact="delete from orders where note = 'exact words'",
-        parameters=(),
-        effects=("delete table public.orders",),
-        rule="deletes (rules.yaml:3)",
-        reason="deletes are asked for",
-        in_transaction=True,
-        may_amend=may_amend,
-        before=(),
-        bound=f"bound-{flow}-{number}",
-        time=1,
-    )
-
-
-async def hold(one: Worker, request: Shown, approvers: frozenset[str] = frozenset({"dba"}), seconds: float = 60.0) -> str:
-    return (await one.call(lambda call: Ask(call, request, approvers, seconds))).decode()
-
 
 # Workers.
 
@@ -334,7 +116,7 @@ def test_a_policy_that_breaks_keeps_the_old_one_and_says_so(hosted: Hosted) -> N
                 assert changed.version != one.welcome.policy_version
                 assert changed.files[0][1].endswith("# changed\n")
             assert (await hosted.command("status"))[0] == 0
-            assert "POLICY UNFIT" in hosted.said()
+            assert "policy unfit" in hosted.said()
 
     run(body())
 
@@ -342,7 +124,7 @@ def test_a_policy_that_breaks_keeps_the_old_one_and_says_so(hosted: Hosted) -> N
 def test_an_unfit_policy_at_the_start_is_an_error_with_its_place(hosted: Hosted) -> None:
     hosted.end()
     hosted.policy.write_text("rules:\n  - id: x\n    alow: [read]\n")
-    with pytest.raises(AssertionError, match="can't start"):
+    with pytest.raises(AssertionError, match="cannot start"):
         hosted.start()
     assert "policies/rules.yaml:" in hosted.said()
 
@@ -559,7 +341,7 @@ def test_an_approver_is_known_by_the_user_that_connects_and_answers_for_its_grou
             code, _, errors = await hosted.command("approvals", "show", for_dba, "--exact", user=nobody)
             assert code == 1
             code, _, errors = await hosted.command("policy", "reload", user=nobody)
-            assert (code, "only root" in errors) == (1, True)
+            assert (code, "only administrators" in errors) == (1, True)
             code, output, errors = await hosted.command("approvals", "approve", for_security, user=nobody)
             assert (code, output) == (0, f"{for_security} approved by nobody\n"), errors
             assert await one.hear(Settled) == Settled(for_security, "approved", "nobody", frozenset({"security"}))
@@ -697,7 +479,7 @@ def test_a_worker_whose_journal_is_tampered_with_is_told_to_leave_and_answered_n
             journal.close()
 
     run(body())
-    assert "WORKER DISTRUSTED" in hosted.said()
+    assert "worker distrusted" in hosted.said()
 
 
 def test_the_appliance_ends_in_good_order(hosted: Hosted) -> None:
