@@ -37,7 +37,10 @@ LITERALS_MAX: Final = 4_000
 # stands in its literals; a longer one is asked about again, or read in full where it was not asked about before.
 _UNASKED_LENGTH: Final = 4_000
 
-_LITERAL: Final = re.compile(r"('[^'\\\0]*(?:''[^'\\\0]*)*'(?!')|(?<![\w$.])[0-9]+(?:\.[0-9]+)?(?![\w$.]))")
+# It begins with a set of characters because the engine leaps from one of these to the next; what each begins is asked after.
+_STRING_BODY: Final = r"(?<=')[^'\\\0]*(?:''[^'\\\0]*)*'(?!')"
+_NUMBER_BODY: Final = r"(?<=[0-9])(?<![\w$.].)[0-9]*(?:\.[0-9]+)?(?![\w$.])"
+_LITERAL: Final = re.compile(f"(['0-9](?:{_STRING_BODY}|{_NUMBER_BODY}))")
 
 # Kinds of literals, one letter each: the scanner and the grammar take all of one kind alike. A number's size is part of it,
 # because it decides the number's type, and that decides which operator or function a name means.
@@ -71,10 +74,9 @@ def cut(text: str) -> Cut | None:
     What it answers is a guess until `kept_literals` has tried a text of the same skeleton on the scanner.
     """
     parts = _LITERAL.split(text)
-    count = len(parts) >> 1
-    if not 0 < count <= LITERALS_MAX or "\0" in text:
-        return None
     literals = parts[1::2]
+    if not 0 < len(literals) <= LITERALS_MAX or "\0" in text:
+        return None
     kinds = [
         _STRING if each[0] == "'" else _INT4 if len(each) <= _INT4_DIGITS and each.isdigit() else _kind(each)
         for each in literals

@@ -30,7 +30,8 @@ _NAMES_OF_SESSION = re.compile("execute|fetch|move|close|deallocate", re.IGNOREC
 
 Read = Callable[[str, Catalogue, SessionView], Reading]
 
-_Place = tuple[str, str, tuple[str, ...], bool, str]
+# More of them and somebody is making up search paths.
+_PLACES_MAX: Final = 1_000
 
 
 def depends_on_names(text: str) -> bool:
@@ -59,6 +60,12 @@ class Known:
     def shown(self) -> str:
         """The text as a person may see it."""
         return self.reading.shown
+
+
+class _Place:
+    """All that a reading depends on beside the text. There is one object for equal ones, because that is found at once."""
+
+    __slots__ = ()
 
 
 class _Form:
@@ -115,7 +122,8 @@ class ReadingCache:
         # The place of the last question: one session mostly asks several times in a row.
         self._catalogue: Catalogue | None = None
         self._path: tuple[str, ...] = ()
-        self._places: tuple[_Place, _Place] = (("", "", (), False, ""), ("", "", (), True, ""))
+        self._both = (_Place(), _Place())  # unsettled, settled
+        self._places: dict[tuple[str, str, tuple[str, ...], str], tuple[_Place, _Place]] = {}
 
     def __len__(self) -> int:
         """Readings, forms and templates that are kept."""
@@ -173,10 +181,14 @@ class ReadingCache:
 
     def _place(self, catalogue: Catalogue, session: SessionView) -> _Place:
         if catalogue is not self._catalogue or session.search_path is not self._path:
-            self._catalogue, self._path = catalogue, session.search_path
-            names = (catalogue.database, catalogue.role, session.search_path)
-            self._places = ((*names, False, catalogue.version), (*names, True, catalogue.version))
-        return self._places[session.settled]
+            names = (catalogue.database, catalogue.role, session.search_path, catalogue.version)
+            both = self._places.get(names)
+            if both is None:
+                if len(self._places) >= _PLACES_MAX:
+                    self._places.clear()  # what is kept for them is out of reach then, and goes as the oldest
+                both = self._places[names] = (_Place(), _Place())
+            self._catalogue, self._path, self._both = catalogue, session.search_path, both
+        return self._both[session.settled]
 
     def _key(self, effects: frozenset[Effect]) -> EffectsKey:
         key = self._keys.get(effects)
