@@ -17,6 +17,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from ui.completion import complete_approval
 from ui.conversation import ask_control
 from ui.terminal import console, one_line, print_json, printable
 from ui.wiring import Given
@@ -63,7 +64,7 @@ def list_(given: Given, settled: int, as_json: bool) -> None:
 
 
 @approvals.command()
-@click.argument("approval")
+@click.argument("approval", shell_complete=complete_approval)
 @click.option("--exact", is_flag=True, help="Show the exact text, sensitive values too; that is kept in the ledger.")
 @_json
 @click.pass_obj
@@ -77,7 +78,7 @@ def show(given: Given, approval: str, exact: bool, as_json: bool) -> None:
 
 
 @approvals.command()
-@click.argument("approval")
+@click.argument("approval", shell_complete=complete_approval)
 @click.option("--reason", default="", help="Kept with the decision.")
 @_if
 @_json
@@ -88,7 +89,7 @@ def approve(given: Given, approval: str, reason: str, seen: str | None, as_json:
 
 
 @approvals.command()
-@click.argument("approval")
+@click.argument("approval", shell_complete=complete_approval)
 @click.option("--reason", required=True, help="The agent is told it.")
 @_if
 @_json
@@ -99,7 +100,7 @@ def reject(given: Given, approval: str, reason: str, seen: str | None, as_json: 
 
 
 @approvals.command()
-@click.argument("approval")
+@click.argument("approval", shell_complete=complete_approval)
 @click.option("--text", help="The command to run instead.")
 @click.option("--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A file with the command.")
 @click.option("--reason", default="", help="Kept with the decision.")

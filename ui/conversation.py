@@ -15,6 +15,9 @@ from appliance.ipc.messages import Message, Request
 ANSWER_SECONDS = 150.0
 """Longer than control takes for the slowest verb, which waits for a worker to judge a changed command."""
 
+COMPLETION_SECONDS = 0.1
+"""With the start of the program, a completed word comes before people notice."""
+
 
 class NoAnswer(click.ClickException):
     """The appliance does not answer."""
@@ -39,18 +42,23 @@ def ask_control(run: str, verb: str, **arguments: object) -> Any:
     return asyncio.run(_ask(run, verb, arguments))
 
 
-async def _ask(run: str, verb: str, arguments: dict[str, object]) -> Any:
+def ask_quickly(run: str, verb: str, **arguments: object) -> Any:
+    """The same for a shell that completes a word and must not be kept waiting. Raises NoAnswer or Refused soon."""
+    return asyncio.run(_ask(run, verb, arguments, COMPLETION_SECONDS))
+
+
+async def _ask(run: str, verb: str, arguments: dict[str, object], seconds: float = ANSWER_SECONDS) -> Any:
     channel: Channel | None = None
     try:
-        channel = await connect(f"{run}/control-people.sock", _unexpected, lambda: None)
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(seconds):
+            channel = await connect(f"{run}/control-people.sock", _unexpected, lambda: None)
             body = await channel.call(lambda call: Request(call, verb, msgspec.json.encode(arguments)))
     except UnavailableError as error:
         raise NoAnswer(
             f"the appliance does not answer: {error}. Does it run, and may you ask it (root or an approver)?"
         ) from None
     except TimeoutError:
-        raise NoAnswer(f"the appliance did not answer within {ANSWER_SECONDS:g} seconds") from None
+        raise NoAnswer(f"the appliance did not answer within {seconds:g} seconds") from None
     finally:
         if channel is not None:
             channel.close()

@@ -380,8 +380,8 @@ def _configuration(answers: _Answers) -> str:
         appliance.append(f"  {name}: {quoted(str(Path(value).absolute()))}" if value else f"  # {name}: {default}")
     appliance.append("  hold_seconds: 300            # how long a held command waits where its rule does not say")
     lines = [
-        "# Sluicegate's configuration. `sluicegate check` says what is wrong with it, `sluicegate doctor` whether this machine",
-        "# and the targets are fit. It is read when the appliance starts; policies are read anew whenever they change.",
+        "# Sluicegate's configuration. `sluicegate check` says what is wrong with it, `sluicegate doctor` whether this",
+        "# machine and the targets are fit. It is read at the start; policies are read anew whenever they change.",
         "",
         "# Who is calling: an agent is known by where its connections come from. Two phases need two sources.",
         "agents:",

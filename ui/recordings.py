@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from re import compile as pattern
@@ -17,6 +18,7 @@ from typing import Any
 
 import click
 import msgspec
+from click.core import ParameterSource
 from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
@@ -33,10 +35,14 @@ from appliance.recording.replay import replay as moments_of
 from appliance.recording.segments import FlowSummary
 from appliance.recording.verify import Report
 from appliance.recording.verify import verify as verify_recording
-from ui.terminal import clock_time, console, duration, print_json, printable, short_time
+from ui.completion import complete_agent, complete_flow, complete_resource
+from ui.conversation import NoAnswer, ask_control
+from ui.terminal import clock_time, console, duration, one_line, print_json, printable, short_time, table
 
 _CAUGHT_UP_SECONDS = 1.0  # control takes journals in many times a second; after that they are read without the rest
 _EXPORTED_AT_ONCE = 1_000
+_FLOWS_AT_ONCE = 200  # the most that control gives at once
+_FLOWS_READ_MAX = 100_000  # of the files, where a filter leaves some of them out
 _AGO = pattern(r"(\d{1,9})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _COLOURS = {"forward": "green", "refuse": "red", "hold": "yellow", "own": "dim"}
@@ -54,47 +60,175 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.command()
 @_state
-@click.option("--agent", help="Only flows of this agent.")
-@click.option("--resource", help="Only flows to this resource.")
+@click.option("--agent", help="Only flows of this agent.", shell_complete=complete_agent)
+@click.option("--resource", help="Only flows to this resource.", shell_complete=complete_resource)
+@click.option("--denied", is_flag=True, help="Only flows of which something was refused.")
+@click.option("--held", is_flag=True, help="Only flows of which something was held for a person.")
+@click.option("--live", is_flag=True, help="Only flows that are open now, with their last command.")
 @click.option("--since", default=None, help="Only flows active since: 30s, 15m, 2h, 7d, or a date and time (ISO 8601).")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @_json
-def flows(state: Path, agent: str | None, resource: str | None, since: str | None, limit: int, as_json: bool) -> None:
-    """List recorded flows, the last active first."""
-    with _told():
-        places = _caught_up(state)
-        found = reader.list_flows(places, agent=agent, resource=resource, since=_moment(since), limit=limit)
+@click.pass_context
+def flows(
+    context: click.Context,
+    state: Path,
+    agent: str | None,
+    resource: str | None,
+    denied: bool,
+    held: bool,
+    live: bool,
+    since: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List recorded flows, the last active first.
+
+    The appliance is asked; where it does not answer, or --state is given, the recording itself is read.
+
+    \b
+    Example:
+      sluicegate flows --denied --since 1d
+      sluicegate flows --live
+    """
+    wanted = _Wanted(agent, resource, denied, held, _moment(since), limit)
+    # A recording named on the command line is what is meant, whatever runs here.
+    is_named = context.get_parameter_source("state") is ParameterSource.COMMANDLINE
+    run = None if is_named or context.obj is None else context.obj.run
+    if live:
+        if run is None:
+            raise click.UsageError("--live asks the appliance, so it does not go with --state")
+        _tell_live([one for one in ask_control(run, "flows.live") if wanted.is_of(one)][:limit], as_json)
+        return
+    try:
+        found = _asked_flows(run, wanted) if run is not None else None
+    except NoAnswer:
+        found = None
+    if found is None:
+        found = _recorded_flows(state, wanted)
     if as_json:
         for flow in found:
-            print_json(_flow_fields(flow))
+            print_json(flow)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    told = Table(box=None, pad_edge=False, header_style="bold")
     # It fits a terminal of 80 columns; the rest of a flow is in `replay` and in --json.
     for title in ("flow", "opened", "lasted", "who", "resource"):
-        table.add_column(title, overflow="fold", no_wrap=title != "who")
+        told.add_column(title, overflow="fold", no_wrap=title != "who")
     for title in ("commands", "refused", "held"):
-        table.add_column(title, justify="right", no_wrap=True)
+        told.add_column(title, justify="right", no_wrap=True)
     for flow in found:
-        lasted = "open" if flow.closed is None else duration(flow.closed - (flow.opened or flow.closed))
-        table.add_row(
-            printable(flow.flow),
-            "?" if flow.opened is None else short_time(flow.opened),
-            lasted,
-            printable(_who(flow)),
-            printable(flow.resource or "–"),
-            str(flow.commands),
-            Text(str(flow.refused), "red" if flow.refused else ""),
-            Text(str(flow.held), "yellow" if flow.held else ""),
+        started, ended = flow["started"], flow["ended"]
+        told.add_row(
+            printable(flow["flow"]),
+            "?" if started is None else short_time(started),
+            "open" if ended is None else duration(ended - (started or ended)),
+            printable(flow["principal"] or f"nobody known, from {flow['source']}"),
+            printable(flow["resource"] or "–"),
+            str(flow["commands"]),
+            Text(str(flow["denied"]), "red" if flow["denied"] else ""),
+            Text(str(flow["held"]), "yellow" if flow["held"] else ""),
         )
-    console().print(table)
+    console().print(told)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which flows are asked for; `since` in nanoseconds."""
+
+    agent: str | None
+    resource: str | None
+    denied: bool
+    held: bool
+    since: int
+    limit: int
+
+    def is_of(self, flow: dict[str, Any]) -> bool:
+        """Whether an open flow, as flows.live has it, is one of them."""
+        agent = (flow["principal"] or "").partition("/")[0]
+        return self.agent in (None, agent) and self.resource in (None, flow["resource"])
+
+
+def _asked_flows(run: str, wanted: _Wanted) -> list[dict[str, Any]]:
+    """What control knows, in pages, newest first."""
+    words: dict[str, Any] = {}
+    if wanted.agent is not None:
+        words["agent"] = wanted.agent
+    if wanted.resource is not None:
+        words["resource"] = wanted.resource
+    if wanted.denied or wanted.held:
+        words["outcome"] = "denied" if wanted.denied else "held"
+    found: list[dict[str, Any]] = []
+    before: Any = None
+    while len(found) < wanted.limit:
+        page = ask_control(run, "flows.list", before=before, limit=min(_FLOWS_AT_ONCE, wanted.limit), **words)
+        for one in page["flows"]:
+            is_since = one["ended"] is None or one["ended"] >= wanted.since
+            if is_since and (not wanted.denied or one["denied"]) and (not wanted.held or one["held"]):
+                found.append(one)
+        before = page["next"]
+        if before is None:
+            break
+    return found[: wanted.limit]
+
+
+def _recorded_flows(state: Path, wanted: _Wanted) -> list[dict[str, Any]]:
+    """What the recording's files hold, in the same form."""
+    with _told():
+        places = _caught_up(state)
+        # What is left out below must not count towards the limit.
+        limit = _FLOWS_READ_MAX if wanted.denied or wanted.held else wanted.limit
+        found = reader.list_flows(places, agent=wanted.agent, resource=wanted.resource, since=wanted.since, limit=limit)
+    kept = [one for one in found if (not wanted.denied or one.refused) and (not wanted.held or one.held)]
+    return [_flow_fields(one) for one in kept[: wanted.limit]]
+
+
+def _flow_fields(flow: FlowSummary) -> dict[str, Any]:
+    return {
+        "flow": flow.flow,
+        "principal": flow.principal,
+        "agent": flow.agent,
+        "phase": flow.phase,
+        "resource": flow.resource,
+        "database": None,
+        "source": flow.source,
+        "started": flow.opened,
+        "ended": flow.closed,
+        "commands": flow.commands,
+        "denied": flow.refused,
+        "held": flow.held,
+    }
+
+
+def _tell_live(found: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        for flow in found:
+            print_json(flow)
+        return
+    told = table("flow", "since", "who", "where", "from", "last command")
+    for flow in found:
+        where = flow["resource"] or "none"
+        words = (
+            flow["flow"],
+            short_time(flow["time"]),
+            flow["principal"] or "nobody known",
+            where if flow["database"] is None else f"{where}/{flow['database']}",
+            flow["source"],
+        )
+        last = one_line(flow.get("last") or "")
+        told.add_row(*map(printable, words), Text(f"HELD {last}", "yellow") if flow.get("held") else last)
+    console().print(told)
 
 
 @click.command()
-@click.argument("flow")
+@click.argument("flow", shell_complete=complete_flow)
 @_state
 @_json
 def replay(flow: str, state: Path, as_json: bool) -> None:
-    """Tell what happened in FLOW (its id, or the beginning of it) in order."""
+    """Tell what happened in FLOW (its id, or the beginning of it) in order.
+
+    \b
+    Example:
+      sluicegate replay f3a9
+    """
     with _told():
         places = _caught_up(state)
         moments = moments_of(reader.read_flow(places, reader.find_flow(places, flow)))
@@ -123,7 +257,14 @@ def replay(flow: str, state: Path, as_json: bool) -> None:
 )
 @_json
 def verify(state: Path, public_key: Path | None, witnesses: tuple[Path, ...], as_json: bool) -> None:
-    """Prove that nothing was changed, removed, added or moved. Needs no running appliance; exits with 1 if it was."""
+    """Prove that nothing was changed, removed, added or moved.
+
+    Needs no running appliance. Ends with 1 where something was.
+
+    \b
+    Example:
+      sluicegate verify --public-key /mnt/elsewhere/recording.pub --head /mnt/elsewhere/head.json
+    """
     with _told():
         report = verify_recording(state, public_key, witnesses)
     if as_json:
@@ -135,7 +276,7 @@ def verify(state: Path, public_key: Path | None, witnesses: tuple[Path, ...], as
 
 
 @click.command()
-@click.argument("flow", required=False)
+@click.argument("flow", required=False, shell_complete=complete_flow)
 @click.option("--all", "everything", is_flag=True, help="Every record, control's own notes and journals' headers included.")
 @click.option("--exact", is_flag=True, help="Add exact texts; needs control's private key.")
 @click.option(
@@ -186,10 +327,6 @@ def _told() -> Iterator[None]:
         raise click.ClickException(printable(str(error))) from error
     except PermissionError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}; recordings are for root and control") from error
-
-
-def _flow_fields(flow: FlowSummary) -> dict[str, object]:
-    return {name: getattr(flow, name) for name in FlowSummary.__slots__}
 
 
 def _without_sealed(value: Any) -> Any:
@@ -338,12 +475,6 @@ def _tell_answer(record: Answered, took: int | None, head: Text, add: _Add) -> N
         head.append(f"  in {duration(took)}", "dim")
     add("masked:", ", ".join(record.masked), "magenta")
     add("digest:", record.digest, "dim")
-
-
-def _who(flow: FlowSummary) -> str:
-    if flow.agent is None:
-        return f"nobody known, from {flow.source}"
-    return f"{flow.agent}/{flow.phase}" + (f" for {flow.person}" if flow.person else "")
 
 
 def _sample(record: Answered) -> Table:

@@ -1,4 +1,4 @@
-"""How the appliance is, as it says itself: `status`, `live`, `drain`."""
+"""How the appliance is, as it says itself: `status`, `metrics`, `drain`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ui.conversation import ask_control
-from ui.terminal import clock_time, console, print_json, printable, say, table
+from ui.terminal import console, print_json, printable, say, table
 from ui.wiring import Given
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -59,24 +59,18 @@ def status(context: click.Context, given: Given, as_json: bool) -> None:
 @click.command()
 @_json
 @click.pass_obj
-def live(given: Given, as_json: bool) -> None:
-    """List the flows that are open now."""
-    found = ask_control(given.run, "flows.live")
+def metrics(given: Given, as_json: bool) -> None:
+    """Print what is counted and measured, in the form that Prometheus reads.
+
+    \b
+    Example:
+      sluicegate metrics | grep held
+    """
+    found = ask_control(given.run, "metrics.show")
     if as_json:
         print_json(found)
-        return
-    told = table("flow", "who", "resource", "from", "to", "since")
-    for flow in found:
-        row = (
-            flow["flow"],
-            flow["principal"] or "nobody",
-            flow["resource"] or "none",
-            flow["source"],
-            flow["destination"],
-            clock_time(flow["time"]),
-        )
-        told.add_row(*map(printable, row))
-    console().print(told)
+    else:
+        click.echo(printable(found["text"]), nl=False)
 
 
 @click.command()

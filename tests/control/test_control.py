@@ -266,9 +266,9 @@ def test_a_cancel_finds_its_flow_on_any_worker_but_only_for_the_same_principal(h
 
 def test_live_flows_are_listed_until_they_end_or_their_worker_does(hosted: Hosted) -> None:
     async def flows() -> list[str]:
-        code, output, errors = await hosted.command("live", "--json")
+        code, output, errors = await hosted.command("flows", "--live", "--json")
         assert code == 0, errors
-        return [flow["flow"] for flow in json.loads(output)]
+        return [json.loads(line)["flow"] for line in output.splitlines()]
 
     async def body() -> None:
         async with worker(hosted) as one:

@@ -121,7 +121,7 @@ def test_flows_are_listed(state: Path) -> None:
         assert word in listed
     (line,) = _run(flows, "--state", str(state), "--json", "--agent", "shop", "--since", "2020-01-01").splitlines()
     found = json.loads(line)
-    assert (found["flow"], found["commands"], found["refused"], found["held"]) == ("a1b2c3", 3, 1, 1)
+    assert (found["flow"], found["commands"], found["denied"], found["held"]) == ("a1b2c3", 3, 1, 1)
     assert _run(flows, "--state", str(state), "--json", "--since", "1h") == ""
     assert "expected 30s" in _run(flows, "--state", str(state), "--since", "soon", code=2)
 

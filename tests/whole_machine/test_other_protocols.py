@@ -111,7 +111,7 @@ class Machine:
     def newest_flow(self, resource: str) -> str:
         """The whole recording of the last flow to a resource, as JSON lines."""
         listed = [json.loads(line) for line in self.sluicegate("flows", "--resource", resource, "--json").splitlines()]
-        newest = max(listed, key=lambda flow: str(flow.get("opened", flow)))
+        newest = max(listed, key=lambda flow: str(flow.get("started", flow)))
         return str(newest["flow"])
 
 
