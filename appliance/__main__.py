@@ -49,7 +49,7 @@ def inspectors() -> dict[str, InspectorMaker]:
 def run(protocols: frozenset[str], table: Callable[[], Mapping[str, InspectorMaker]], module: str) -> None:
     """The whole program with these protocols, the names in `table`. `module` is what its processes are started as."""
 
-    def up(configuration: Path, ready: int | None) -> int:
+    def up(configuration: Path, ready: int | None, dashboard: int | None) -> int:
         from appliance.configuration import read_configuration
         from appliance.log import FORM_VARIABLE
         from appliance.supervision import supervise
@@ -78,6 +78,10 @@ def run(protocols: frozenset[str], table: Callable[[], Mapping[str, InspectorMak
             ]
             return [*program, *words]
 
+        def dashboard_command(listening: int, serving: int) -> list[str]:
+            words = ["web", "--configuration", file, "--socket", str(listening), "--ready-fd", str(serving)]
+            return [*program, *words]
+
         def mend() -> tuple[str, ...]:
             problems = check()
             if problems:
@@ -86,7 +90,7 @@ def run(protocols: frozenset[str], table: Callable[[], Mapping[str, InspectorMak
 
         catch(settings.networks)
         # The rules stay when we leave: executors are refused then, and nothing passes by.
-        return supervise(settings, control_command, worker_command, ready, mend)
+        return supervise(settings, control_command, worker_command, ready, mend, dashboard_command, dashboard)
 
     def control(configuration: Path, ready: int) -> int:
         from appliance.configuration import read_configuration
@@ -109,7 +113,13 @@ def run(protocols: frozenset[str], table: Callable[[], Mapping[str, InspectorMak
 
         return make_placeholder()
 
-    build_cli(up=up, control=control, worker=worker, protocols=protocols, placeholder=placeholder)()
+    def web(configuration: Path, listening: int, ready: int) -> int:
+        from appliance.configuration import reread_configuration
+        from ui.web.process import run_dashboard
+
+        return run_dashboard(reread_configuration(str(configuration), protocols), listening, _announce(ready))
+
+    build_cli(up=up, control=control, worker=worker, web=web, protocols=protocols, placeholder=placeholder)()
 
 
 async def _work(

@@ -32,6 +32,8 @@ log = Log("supervisor")
 ControlCommand = Callable[[int], Sequence[str]]
 # The same for a worker, made from its number, its sockets' descriptors and that descriptor.
 WorkerCommand = Callable[[int, tuple[int, ...], int], Sequence[str]]
+# The dashboard's, made from the descriptors of its socket and of that readiness.
+DashboardCommand = Callable[[int, int], Sequence[str]]
 # Puts back what is missing of the catching, and answers what that was, a sentence each. Raises UnfitKernelError.
 Mend = Callable[[], Sequence[str]]
 
@@ -49,6 +51,9 @@ _FIRST_ENDS_MAX: Final = 3
 _MEND_SECONDS: Final = 1.0
 # How long children may take to end their flows in good order.
 _END_SECONDS: Final = 5.0
+_DASHBOARD: Final = "dashboard"
+# Browsers that may wait for the dashboard while it is busy.
+_BACKLOG: Final = 128
 # What children get to know of our environment. Their users are numbers alone, so there is no home.
 _ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", FORM_VARIABLE)
 
@@ -56,7 +61,7 @@ _ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", FORM_VARIAB
 @dataclass(slots=True, eq=False)
 class _Child:
     """One process we keep alive, through all its lives. `due` is when it is to be started (monotonic seconds), None while it
-    runs."""
+    runs. Without one that is vital no traffic is served; the others come and go, and nothing waits for them."""
 
     name: str
     uid: int
@@ -69,6 +74,7 @@ class _Child:
     due: float | None = 0.0
     ends: int = 0
     delay: float = 0.0
+    is_vital: bool = True
 
 
 def supervise(
@@ -77,18 +83,20 @@ def supervise(
     worker: WorkerCommand,
     ready: int | None = None,
     mend: Mend | None = None,
+    dashboard: DashboardCommand | None = None,
+    dashboard_socket: int | None = None,
 ) -> int:
     """Run the appliance's processes until SIGTERM or SIGINT, and answer the exit code: 0 after an orderly end.
 
     As root, in the network namespace whose connections are caught. SIGHUP is passed on to control. When control and all
     workers serve for the first time, the line "ready" is written to the descriptor `ready`, which is then closed. `mend` is
-    called every second.
+    called every second. `dashboard_socket` is a listening socket that stands in for the one that the settings name.
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     log.take_over()
     prepare_folders(settings)
-    supervisor = _Supervisor(settings, control, worker, ready, mend)
+    supervisor = _Supervisor(settings, control, worker, ready, mend, dashboard, dashboard_socket)
     try:
         return supervisor.run()
     finally:
@@ -120,6 +128,8 @@ class _Supervisor:
     worker: WorkerCommand
     ready: int | None
     mend: Mend | None = None
+    dashboard: DashboardCommand | None = None
+    dashboard_socket: int | None = None
     mend_due: float = 0.0
     mend_fault: str = ""
     selector: selectors.DefaultSelector = field(default_factory=selectors.DefaultSelector)
@@ -135,6 +145,8 @@ class _Supervisor:
         self.children += [
             _Child(f"worker {index}", self.settings.worker_uid, index) for index in range(worker_count(self.settings))
         ]
+        if self.dashboard is not None and self.settings.dashboard.listen is not None:
+            self.children.append(_Child(_DASHBOARD, self.settings.dashboard_uid, None, is_vital=False))
         while self.exit_code is None:
             self._start_due()
             self._mend_due()
@@ -230,7 +242,11 @@ class _Supervisor:
         reading, writing = os.pipe()
         sockets: tuple[socket.socket, ...] = ()
         try:
-            if child.index is None:
+            if not child.is_vital:
+                assert self.dashboard is not None
+                sockets = (self._dashboard_socket(),)
+                command = self.dashboard(sockets[0].fileno(), writing)
+            elif child.index is None:
                 command = self.control(writing)
             else:
                 sockets = transparent_sockets(self.settings.networks.port)
@@ -268,6 +284,15 @@ class _Supervisor:
         self.selector.register(child.ended, selectors.EVENT_READ, child)
         log("started", name=child.name, pid=child.process.pid)
 
+    def _dashboard_socket(self) -> socket.socket:
+        """Opened here, so that it may be a port that only root opens."""
+        if self.dashboard_socket is not None:
+            return socket.socket(fileno=os.dup(self.dashboard_socket))
+        place = self.settings.dashboard.listen
+        assert place is not None
+        family = socket.AF_INET6 if ":" in place.address else socket.AF_INET
+        return socket.create_server((place.address, place.port), family=family, backlog=_BACKLOG)
+
     def _hear(self, child: _Child) -> None:
         child.is_serving = bool(os.read(child.readiness, 1))
         self.selector.unregister(child.readiness)
@@ -297,7 +322,7 @@ class _Supervisor:
         child.due = now + child.delay
         child.delay = min(max(child.delay * 2, _DELAY_SECONDS_MIN), _DELAY_SECONDS_MAX)
         child.ends += 1
-        if not self.has_served and child.ends >= _FIRST_ENDS_MAX:
+        if child.is_vital and not self.has_served and child.ends >= _FIRST_ENDS_MAX:
             log(
                 "giving up",
                 level=Level.ERROR,
@@ -314,9 +339,9 @@ class _Supervisor:
         child.process, child.ended, child.readiness, child.is_serving = None, -1, -1, False
 
     def _see_readiness(self) -> None:
-        if not self.has_served and all(child.is_serving for child in self.children):
+        if not self.has_served and all(child.is_serving for child in self.children if child.is_vital):
             self.has_served = True
-            log("ready", workers=len(self.children) - 1)
+            log("ready", workers=sum(child.index is not None for child in self.children))
             if self.ready is not None:
                 os.write(self.ready, b"ready\n")
             self._close_ready()
@@ -330,8 +355,8 @@ class _Supervisor:
 
     def _end_all(self) -> None:
         """Workers first: while they end their flows they still have things to tell control."""
-        self._end([child for child in self.children if child.index is not None])
-        self._end([child for child in self.children if child.index is None])
+        self._end([child for child in self.children if child.index is not None or not child.is_vital])
+        self._end([child for child in self.children if child.index is None and child.is_vital])
         log("ended all")
 
     def _end(self, children: list[_Child]) -> None:

@@ -215,6 +215,8 @@ class Lab:
                 "workers": workers,
                 "uids": {"worker": WORKER_UID, "control": CONTROL_UID},
             },
+            # Whoever wants to look says where; a test that does not is faster without.
+            "dashboard": {"listen": None},
         }
         wanted.update(sections)
         text = yaml.safe_dump({key: value for key, value in wanted.items() if value is not None}, sort_keys=False)

@@ -35,9 +35,10 @@ def _choose_log(_context: click.Context, _option: click.Parameter, form: str | N
     callback=_choose_log,
     help="How processes say on standard error what happens; instead of the setting.",
 )
+@click.option("--dashboard-fd", "dashboard", type=int, help="A listening socket for the dashboard, in place of its setting.")
 @click.pass_obj
 @click.pass_context
-def up(context: click.Context, given: Given, configuration: Path, ready: int | None) -> None:
+def up(context: click.Context, given: Given, configuration: Path, ready: int | None, dashboard: int | None) -> None:
     """Run the appliance, as root.
 
     Catches connections, then supervises control and workers until it is ended. The kernel's rules stay when it ends:
@@ -47,7 +48,7 @@ def up(context: click.Context, given: Given, configuration: Path, ready: int | N
     Example:
       sluicegate --configuration /etc/sluicegate/sluicegate.yaml up
     """
-    context.exit(_run(lambda: given.programs.up(configuration, ready)))
+    context.exit(_run(lambda: given.programs.up(configuration, ready, dashboard)))
 
 
 @click.command(hidden=True)
@@ -71,6 +72,17 @@ def worker(context: click.Context, given: Given, configuration: Path, index: int
     """One process of the appliance; `up` starts it."""
     descriptors = tuple(int(one) for one in sockets.split(","))
     context.exit(_run(lambda: given.programs.worker(configuration, index, descriptors, ready)))
+
+
+@click.command(hidden=True)
+@_configuration
+@click.option("--socket", "listening", type=int, required=True, help="The descriptor it listens on.")
+@_ready
+@click.pass_obj
+@click.pass_context
+def web(context: click.Context, given: Given, configuration: Path, listening: int, ready: int) -> None:
+    """One process of the appliance; `up` starts it."""
+    context.exit(_run(lambda: given.programs.web(configuration, listening, ready)))
 
 
 @click.command()

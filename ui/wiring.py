@@ -10,20 +10,22 @@ from typing import Final
 CONFIGURATION: Final = "/etc/sluicegate/sluicegate.yaml"
 VARIABLE: Final = "SLUICEGATE_CONFIGURATION"
 
-Up = Callable[[Path, int | None], int]
+Up = Callable[[Path, int | None, int | None], int]
 Control = Callable[[Path, int], int]
 Worker = Callable[[Path, int, tuple[int, ...], int], int]
+Web = Callable[[Path, int, int], int]
 Placeholder = Callable[[], tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """`up`, `control` and `worker` run the processes and answer their exit code; `placeholder` makes a password and its
-    verifier; `protocols` are the names that resources may have."""
+    """`up`, `control`, `worker` and `web` run the processes and answer their exit code; `placeholder` makes a password and
+    its verifier; `protocols` are the names that resources may have."""
 
     up: Up
     control: Control
     worker: Worker
+    web: Web
     protocols: frozenset[str]
     placeholder: Placeholder
 

@@ -23,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from appliance.errors import SettingError
 from appliance.ipc.messages import Leaf
-from appliance.settings import ResourceSettings
+from appliance.settings import DashboardSettings, ResourceSettings
 
 AUTHORITY_DAYS = 3650
 LEAF_DAYS = 7
@@ -117,6 +117,17 @@ class Leaves:
             names.append(server_name.lower())
         names += [endpoint.address for endpoint in resource.addresses]
         names.append(address)
+        return self.authority.leaf(tuple(dict.fromkeys(names))[:NAMES_MAX])
+
+    def leaf_of_dashboard(self, dashboard: DashboardSettings) -> Leaf:
+        """What people's browsers are shown. Raises SettingError where an imported file is unfit."""
+        if dashboard.certificate is not None and dashboard.key is not None:
+            return imported(dashboard.certificate, dashboard.key)
+        names = list(dashboard.names)
+        if dashboard.listen is not None:
+            names.append(dashboard.listen.address)
+        # It may be reached through a tunnel or a port that this machine gives on.
+        names += ["localhost", "127.0.0.1", "::1"]
         return self.authority.leaf(tuple(dict.fromkeys(names))[:NAMES_MAX])
 
 

@@ -26,6 +26,10 @@ class SignedOut(AskingError):
     """Nobody is signed in with that session (any more)."""
 
 
+class MustChangePassword(AskingError):
+    """Signed in with a one-time password, which opens nothing but the page that changes it."""
+
+
 class Forbidden(AskingError):
     """This person's role does not allow it."""
 
@@ -46,7 +50,11 @@ class _Answer(msgspec.Struct):
 
 
 _ANSWER = msgspec.json.Decoder(_Answer)
-_KINDS: Final[dict[str, type[AskingError]]] = {"signed_out": SignedOut, "forbidden": Forbidden}
+_KINDS: Final[dict[str, type[AskingError]]] = {
+    "signed_out": SignedOut,
+    "must_change": MustChangePassword,
+    "forbidden": Forbidden,
+}
 
 
 class Control:

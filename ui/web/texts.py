@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from markupsafe import Markup, escape
+from pygments.lexers.data import YamlLexer
 from pygments.lexers.sql import PostgresLexer
 from pygments.token import Comment, Keyword, Literal, Name, Number, Operator, Punctuation, String, _TokenType
 
@@ -47,6 +48,13 @@ _CLASSES: Final[tuple[tuple[_TokenType, str], ...]] = (
     (Punctuation, "mark"),
 )
 _LEXER = PostgresLexer(stripnl=False, ensurenl=False)
+_YAML = YamlLexer(stripnl=False, ensurenl=False)
+_YAML_CLASSES: Final[tuple[tuple[_TokenType, str], ...]] = (
+    (Name.Tag, "keyword"),
+    (Comment, "comment"),
+    (Literal.Scalar, ""),
+    (Punctuation, "mark"),
+)
 
 
 def visible(text: object) -> Markup:
@@ -116,6 +124,18 @@ def statement(text: str) -> Markup:
     if len(text) > len(cut):
         body += Markup('\n<span class="cut">and {} characters more</span>').format(f"{len(text) - len(cut):,}")
     return body
+
+
+@lru_cache(maxsize=1024)
+def yaml(text: str) -> Markup:
+    """A rule's source, coloured."""
+    if len(text) > COLOURED_CHARACTERS_MAX:
+        return visible(text)
+    shown = []
+    for _, token, part in _YAML.get_tokens_unprocessed(text):
+        kind = next((name for one, name in _YAML_CLASSES if token in one), "")
+        shown.append(Markup('<span class="q-{}">{}</span>').format(kind, visible(part)) if kind else visible(part))
+    return Markup("").join(shown)
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str]]:
@@ -263,3 +283,8 @@ def size(count: int | None) -> str:
 def count(value: Any) -> str:
     """A number with its thousands apart."""
     return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def finalize(value: Any) -> Any:
+    """What a template writes for a value: every text with its unseen characters made visible, so that none is forgotten."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

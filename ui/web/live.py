@@ -1,0 +1,127 @@
+"""How open pages hear of changes: control is asked once for all of them, and each page is told that something moved.
+
+A page is told what moved, never the content: it fetches that itself, with its own session and its own rights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any, Final
+
+from appliance.log import Level, Log
+from ui.web.control import AskingError, Away, Control, SignedOut
+
+STREAMS_MAX: Final = 200
+STREAMS_PER_SESSION_MAX: Final = 12
+# Shorter than what proxies between browser and us give an idle connection. The session is looked at as often.
+BEAT_SECONDS: Final = 20.0
+POLL_SECONDS: Final = 25.0
+AGAIN_SECONDS: Final = 1.0
+RETRY_MILLISECONDS: Final = 1000
+
+
+class TooManyStreams(AskingError):
+    """There are enough open pages."""
+
+
+class _Stream:
+    """One open page. What it has not been told yet is kept once, however often it happened."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.pending: dict[str, str] = {}
+        self.moved = asyncio.Event()
+
+    def tell(self, event: str, data: str) -> None:
+        self.pending[event] = data
+        self.moved.set()
+
+
+class Live:
+    """All open pages. `follow` is to run for as long as the process."""
+
+    def __init__(self, control: Control, log: Log) -> None:
+        self._control = control
+        self._log = log
+        self._streams: set[_Stream] = set()
+        self._anybody = asyncio.Event()
+        self._serials: dict[str, int] | None = None
+        self._is_away = False
+
+    async def follow(self) -> None:
+        """Ask control for what changes while anybody looks, with the session of one of them."""
+        while True:
+            if not self._streams:
+                self._anybody.clear()
+                self._serials = None
+                await self._anybody.wait()
+            stream = next(iter(self._streams))
+            try:
+                answer: dict[str, Any] = await self._control.ask(
+                    stream.token, "changes.wait", after=self._serials, seconds=POLL_SECONDS
+                )
+            except SignedOut:
+                stream.tell("signed-out", "{}")
+                self._streams.discard(stream)
+                continue
+            except AskingError as error:
+                if not self._is_away:
+                    self._is_away = True
+                    self._log("changes are not told", level=Level.WARNING, reason=error)
+                    self._tell_all("away", "{}")
+                await asyncio.sleep(AGAIN_SECONDS)
+                continue
+            serials = answer["serials"]
+            if self._is_away:
+                self._is_away = False
+                self._tell_all("back", "{}")
+            if serials != self._serials:
+                self._serials = serials
+                self._tell_all("changed", json.dumps(serials))
+
+    def open(self, token: str) -> AsyncIterator[bytes]:
+        """What to send to a page (text/event-stream) until it leaves or is signed out. Raises TooManyStreams."""
+        own = sum(stream.token == token for stream in self._streams)
+        if len(self._streams) >= STREAMS_MAX or own >= STREAMS_PER_SESSION_MAX:
+            raise TooManyStreams("Too many pages are open; close some.")
+        return self._told(_Stream(token))
+
+    async def _told(self, stream: _Stream) -> AsyncIterator[bytes]:
+        # Not earlier: what is never read from never gets to its end either.
+        self._streams.add(stream)
+        self._anybody.set()
+        try:
+            yield f"retry: {RETRY_MILLISECONDS}\nevent: hello\ndata: {json.dumps(self._serials or {})}\n\n".encode()
+            while True:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(BEAT_SECONDS):
+                        await stream.moved.wait()
+                stream.moved.clear()
+                pending, stream.pending = stream.pending, {}
+                if not pending and not await self._is_signed_in(stream):
+                    pending = {"signed-out": "{}"}
+                for event, data in pending.items():
+                    yield f"event: {event}\ndata: {data}\n\n".encode()
+                if "signed-out" in pending:
+                    return
+                if not pending:
+                    yield b": still here\n\n"
+        finally:
+            self._streams.discard(stream)
+
+    async def _is_signed_in(self, stream: _Stream) -> bool:
+        try:
+            # Waiting for changes is no use of a session: one that nobody uses ends, whatever page is left open.
+            await self._control.ask(stream.token, "changes.wait", seconds=0)
+        except SignedOut:
+            return False
+        except Away:
+            return True
+        return True
+
+    def _tell_all(self, event: str, data: str) -> None:
+        for stream in self._streams:
+            stream.tell(event, data)
