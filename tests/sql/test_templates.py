@@ -71,10 +71,15 @@ NUMBERS = {
 ANY_NUMBER = [number for numbers in NUMBERS.values() for number in numbers]
 
 
-def exchanged(text: str, choose: random.Random, *, kinds_too: bool) -> str:
-    """The text with every literal that can be cut out exchanged for another."""
+def exchanged(text: str, choose: random.Random, *, kinds_too: bool = False, but: tuple[int, ...] = ()) -> str:
+    """The text with every literal that can be cut out exchanged for another, save those at the places `but`."""
+    place = -1
 
     def other(match: re.Match[str]) -> str:
+        nonlocal place
+        place += 1
+        if place in but:
+            return match[0]
         if match[0][0] == "'":
             return choose.choice(WORDS)
         kind = templates._INT4 if match[0].isdigit() and len(match[0]) <= 9 else templates._kind(match[0])
@@ -84,9 +89,15 @@ def exchanged(text: str, choose: random.Random, *, kinds_too: bool) -> str:
 
 
 def variants(text: str, choose: random.Random) -> Iterator[str]:
+    """The text; four texts that differ in mere values, so that a template serves the last; and some that differ in more."""
     yield text
-    for round_ in range(7):
-        yield exchanged(text, choose, kinds_too=round_ == 5)
+    parts = cut(text)
+    but = (kept_literals(parts) if parts is not None else None) or ()
+    for _ in range(4):
+        yield exchanged(text, choose, but=but)
+    for _ in range(2):
+        yield exchanged(text, choose)
+    yield exchanged(text, choose, kinds_too=True)
 
 
 class Served:
@@ -149,22 +160,7 @@ def test_ways_round_are_read_alike_with_any_literals(bypassed: Catalogue) -> Non
 
 # --- made up statements
 
-_columns = st.sampled_from(
-    [
-        "id",
-        "name",
-        "email",
-        "card_number",
-        "city",
-        "c.id",
-        "c.name",
-        "c.card_number",
-        "o.amount",
-        "o.note",
-        "o.meta",
-        "o.tags",
-    ]
-)
+_columns = st.sampled_from(["c.id", "c.name", "c.email", "c.card_number", "c.city"])
 _literals = st.one_of(st.sampled_from(WORDS), st.sampled_from(ANY_NUMBER), st.integers(-9, 10**10).map(str))
 _types = st.sampled_from(["text", "int", "bigint", "numeric", "numeric(5,2)", "date", "regclass", "name", "jsonb", "int[]"])
 _operators = st.sampled_from(
@@ -209,7 +205,7 @@ _tails = st.sampled_from(
 )
 _statements = st.one_of(
     st.tuples(_expressions, _expressions, _tails).map(
-        lambda each: f"select id, {each[0]} from customers c where {each[1]}{each[2]}"
+        lambda each: f"select c.id, {each[0]} from customers c where {each[1]}{each[2]}"
     ),
     st.tuples(_expressions, _expressions, _tails).map(
         lambda each: (
@@ -222,13 +218,15 @@ _statements = st.one_of(
             f"with q as (select id from customers c where {each[0]}) select count(*) from q, customers c where {each[1]}"
         )
     ),
-    st.lists(_literals | _expressions, min_size=2, max_size=2).map(
+    st.lists(_literals, min_size=2, max_size=2).map(
         lambda each: f"insert into mailbox (id, subject) values ({each[0]}, {each[1]}), (5, 'x')"
     ),
-    st.tuples(_literals, _expressions).map(lambda each: f"insert into ruled (id) values ({each[0]}) returning {each[1]}"),
+    st.tuples(_literals, _literals).map(lambda each: f"insert into assets (id) values ({each[0]}) returning {each[1]}"),
     st.tuples(_expressions, _expressions).map(lambda each: f"update customers c set city = {each[0]} where {each[1]}"),
-    st.tuples(_expressions, _tails).map(lambda each: f"delete from payroll where {each[0]}{each[1]}"),
-    st.tuples(_expressions, _tails).map(lambda each: f"select * from hr where who = {each[0]}{each[1]}"),
+    st.tuples(_expressions, _tails).map(
+        lambda each: f"delete from payroll using customers c where {each[0]}{each[1] if 'by' not in each[1] else ''}"
+    ),
+    st.tuples(_expressions, _tails).map(lambda each: f"select * from hr, customers c where who = {each[0]}{each[1]}"),
 )
 
 
@@ -264,10 +262,10 @@ def test_a_skeleton_that_is_cut_well_once_is_cut_well_with_any_literals(text: st
         return
     choose = random.Random(seed)
     for _ in range(6):
-        other = cut(exchanged(text, choose, kinds_too=False))
+        other = cut(exchanged(text, choose))
         assert other is not None
-        assert other.skeleton == parts.skeleton
-        assert templates._is_cut_well(other)
+        # A text that is cut otherwise with them is none of this skeleton.
+        assert other.skeleton != parts.skeleton or templates._is_cut_well(other)
 
 
 @settings(max_examples=300, deadline=None)
