@@ -14,17 +14,16 @@ from dataclasses import dataclass, field
 
 import msgspec
 import psycopg
-from psycopg.conninfo import make_conninfo
 
+from appliance.control.connections import Connection, connect
 from appliance.control.log import Level, log
-from appliance.credentials.vault import Secret, Vault
+from appliance.credentials.vault import Vault
 from appliance.errors import SluicegateError, UnavailableError
 from appliance.settings import ResourceSettings, Settings
 from appliance.sql.catalogue import Catalogue
 from appliance.sql.catalogue_queries import QUERIES, VERSION_QUERY, build
 
 APPLICATION_NAME = "sluicegate catalogue"
-CONNECT_SECONDS = 5
 READ_SECONDS = 60.0
 """A catalogue of 100,000 relations takes a few seconds."""
 
@@ -52,7 +51,7 @@ class _Database:
     resource: ResourceSettings
     name: str
     used: float
-    connection: psycopg.AsyncConnection[tuple[str]] | None = None
+    connection: Connection | None = None
     known: Known | None = None
     checked: float | None = None
     fault: str = ""
@@ -232,53 +231,24 @@ class Catalogues:
                 if version == place.known.catalogue.version:
                     return place.known
         if place.connection is None or place.connection.closed:
-            place.connection = await self._connect(place)
+            place.connection = await connect(place.resource, place.name, self._vault, APPLICATION_NAME)
             if place.known is not None and await self._version(place.connection) == place.known.catalogue.version:
                 return place.known
         rows = await self._rows(place.connection)
         return await asyncio.to_thread(_build, rows)
 
-    async def _version(self, connection: psycopg.AsyncConnection[tuple[str]]) -> str:
+    async def _version(self, connection: Connection) -> str:
         # One round trip. The empty search_path is also what keeps a table named like one of the catalogue's out of it.
         cursor = await connection.execute(f"{_BEGIN}; {VERSION_QUERY}; commit")
         while cursor.description is None and cursor.nextset():
             pass
         return _only(await cursor.fetchone(), "version")
 
-    async def _rows(self, connection: psycopg.AsyncConnection[tuple[str]]) -> dict[str, str]:
+    async def _rows(self, connection: Connection) -> dict[str, str]:
         await connection.execute(_BEGIN)
         rows = {name: _only(await (await connection.execute(query)).fetchone(), name) for name, query in QUERIES}
         await connection.execute("commit")
         return rows
-
-    async def _connect(self, place: _Database) -> psycopg.AsyncConnection[tuple[str]]:
-        user = self._vault.user_of(place.resource.name)
-        password = self._vault.password_of(place.resource.name)
-        tls = place.resource.tls
-        failure: psycopg.Error | None = None
-        for endpoint in place.resource.addresses:
-            described = make_conninfo(
-                host=tls.server_names[0] if tls.server_names else endpoint.address,
-                hostaddr=endpoint.address,
-                port=endpoint.port,
-                user=user,
-                dbname=place.name,
-                sslmode=tls.target.value,
-                # libpq's own default folder is no place of ours.
-                **({"sslrootcert": tls.authorities} if tls.authorities else {}),
-                **({"password": _as_text(password)} if password else {}),
-                gssencmode="disable",
-                client_encoding="UTF8",
-                application_name=APPLICATION_NAME,
-                connect_timeout=CONNECT_SECONDS,
-                passfile="/dev/null",
-            )
-            try:
-                return await psycopg.AsyncConnection[tuple[str]].connect(described, autocommit=True, prepare_threshold=None)
-            except psycopg.Error as error:
-                failure = error
-        assert failure is not None
-        raise failure
 
     async def _drop(self, place: _Database) -> None:
         connection, place.connection = place.connection, None
@@ -290,13 +260,6 @@ def _only(row: tuple[str] | None, query: str) -> str:
     if row is None:
         raise UnavailableError(f"the target answered nothing to the catalogue query {query!r}")
     return row[0]
-
-
-def _as_text(password: Secret) -> str:
-    try:
-        return password.reveal().decode()
-    except UnicodeDecodeError:
-        raise UnavailableError("the account's password is not UTF-8, which reading the catalogue needs") from None
 
 
 def _build(rows: dict[str, str]) -> Known:
