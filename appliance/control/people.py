@@ -22,6 +22,7 @@ import msgspec
 from appliance.approvals.desk import AMENDING_SECONDS, Case, Desk, Person, Refusal, State
 from appliance.approvals.ledger import Ledger
 from appliance.control.accounts import Account, Accounts, Opened, Role, Session, SignedOut, csrf_of
+from appliance.control.blast import is_looked_into
 from appliance.control.changes import WAIT_SECONDS_MAX, Changes, Sort
 from appliance.control.log import Level, log
 from appliance.control.metrics import Metrics
@@ -568,6 +569,13 @@ def _version() -> str:
         return "unknown"
 
 
+def _blast(case: Case) -> list[dict[str, str]] | None:
+    """The figures of a held command; None while they are being worked out."""
+    if case.blast is None:
+        return None if case.state is not State.SETTLED and is_looked_into(case.request) else []
+    return [{"label": one.label, "value": one.value, "detail": one.detail, "state": one.state.value} for one in case.blast]
+
+
 def _whole(case: Case, now: float, ledger: Ledger) -> dict[str, Any]:
     request = case.request
     return _summary(case, now) | {
@@ -583,6 +591,7 @@ def _whole(case: Case, now: float, ledger: Ledger) -> dict[str, Any]:
         "in_transaction": request.in_transaction,
         "may_amend": request.may_amend,
         "before": list(request.before),
+        "blast": _blast(case),
         "history": [
             {"time": one.time, "what": one.what, "by": one.by, "detail": one.detail} for one in ledger.history(case.id)
         ],

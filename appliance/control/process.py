@@ -18,6 +18,7 @@ import uvloop
 from appliance.approvals.desk import Case, Desk
 from appliance.approvals.ledger import Ledger
 from appliance.control.accounts import Accounts
+from appliance.control.blast import BlastRadius
 from appliance.control.catalogues import Catalogues
 from appliance.control.changes import Changes, Sort
 from appliance.control.explaining import explain_command
@@ -121,6 +122,13 @@ class _Control:
             self._start,
         )
         self._desk = Desk(self._ledger, self._workers.settle, _draw_id, self._moved, time.time())
+        self._blast = BlastRadius(
+            settings,
+            self._vault,
+            self._catalogues,
+            lambda approval, figures: self._desk.inform(approval, figures, time.time()),
+            time.monotonic,
+        )
         self._tallies = Tallies(own / "tallies.sqlite")
         self._workers.join(self._desk, self._catalogues, self._tallies)
         self._metrics = Metrics(
@@ -170,6 +178,7 @@ class _Control:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._blast.close()
         await self._catalogues.close()
         self._accounts.close()
         await self._recorder.close()
@@ -200,6 +209,7 @@ class _Control:
     def _moved(self, case: Case) -> None:
         self._people.moved(case)
         self._metrics.moved(case)
+        self._blast.heed(case)
 
     # By the clock.
 
