@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Final
+from typing import Final
 
 from appliance.errors import PeerError
 
@@ -421,7 +421,6 @@ class Query:
     """A text of one or more statements, simple protocol."""
 
     text: str
-    code: ClassVar[int] = QUERY
 
     def build(self) -> bytes:
         return frame(QUERY, _string(self.text))
@@ -441,7 +440,6 @@ class Parse:
     name: str
     text: str
     types: tuple[int, ...] = ()
-    code: ClassVar[int] = PARSE
 
     def build(self) -> bytes:
         types = struct.pack(f"!H{len(self.types)}I", len(self.types), *self.types)
@@ -465,7 +463,6 @@ class Bind:
     formats: tuple[int, ...] = ()
     values: tuple[bytes | None, ...] = ()
     result_formats: tuple[int, ...] = ()
-    code: ClassVar[int] = BIND
 
     def build(self) -> bytes:
         return frame(
@@ -511,7 +508,6 @@ class Describe:
 
     sort: str
     name: str
-    code: ClassVar[int] = DESCRIBE
 
     def build(self) -> bytes:
         return frame(DESCRIBE, self.sort.encode("ascii") + _string(self.name))
@@ -527,7 +523,6 @@ class CloseMessage:
 
     sort: str
     name: str
-    code: ClassVar[int] = CLOSE
 
     def build(self) -> bytes:
         return frame(CLOSE, self.sort.encode("ascii") + _string(self.name))
@@ -553,7 +548,6 @@ class Execute:
 
     portal: str
     rows_max: int = 0
-    code: ClassVar[int] = EXECUTE
 
     def build(self) -> bytes:
         return frame(EXECUTE, _string(self.portal) + _INT32.pack(self.rows_max))
@@ -570,8 +564,6 @@ class Execute:
 class Sync:
     """The end of an extended unit; one ReadyForQuery answers each."""
 
-    code: ClassVar[int] = SYNC
-
     def build(self) -> bytes:
         return frame(SYNC, b"")
 
@@ -585,8 +577,6 @@ class Sync:
 class Flush:
     """Send what is ready."""
 
-    code: ClassVar[int] = FLUSH
-
     def build(self) -> bytes:
         return frame(FLUSH, b"")
 
@@ -599,8 +589,6 @@ class Flush:
 @dataclass(frozen=True, slots=True)
 class Terminate:
     """The client leaves."""
-
-    code: ClassVar[int] = TERMINATE
 
     def build(self) -> bytes:
         return frame(TERMINATE, b"")
@@ -616,7 +604,6 @@ class CopyData:
     """A piece of a COPY, either way; its borders mean nothing."""
 
     data: bytes
-    code: ClassVar[int] = COPY_DATA
 
     def build(self) -> bytes:
         return frame(COPY_DATA, self.data)
@@ -629,8 +616,6 @@ class CopyData:
 @dataclass(frozen=True, slots=True)
 class CopyDone:
     """A COPY is complete, either way."""
-
-    code: ClassVar[int] = COPY_DONE
 
     def build(self) -> bytes:
         return frame(COPY_DONE, b"")
@@ -646,7 +631,6 @@ class CopyFail:
     """The client gives its COPY up."""
 
     reason: str
-    code: ClassVar[int] = COPY_FAIL
 
     def build(self) -> bytes:
         return frame(COPY_FAIL, _string(self.reason))
@@ -667,7 +651,6 @@ class FunctionCall:
     formats: tuple[int, ...]
     values: tuple[bytes | None, ...]
     result_format: int
-    code: ClassVar[int] = FUNCTION_CALL
 
     def build(self) -> bytes:
         return frame(
@@ -700,7 +683,6 @@ class LoginToken:
     """A password or a SASL or GSS token: which one, only the state of the login says."""
 
     data: bytes
-    code: ClassVar[int] = LOGIN_TOKEN
 
     def build(self) -> bytes:
         return frame(LOGIN_TOKEN, self.data)
@@ -764,23 +746,20 @@ ClientMessage = (
 
 _CLIENT_MESSAGES: Mapping[int, type[ClientMessage]] = MappingProxyType(
     {
-        kind.code: kind
-        for kind in (
-            Query,
-            Parse,
-            Bind,
-            Describe,
-            Execute,
-            CloseMessage,
-            Sync,
-            Flush,
-            CopyData,
-            CopyDone,
-            CopyFail,
-            Terminate,
-            FunctionCall,
-            LoginToken,
-        )
+        QUERY: Query,
+        PARSE: Parse,
+        BIND: Bind,
+        DESCRIBE: Describe,
+        EXECUTE: Execute,
+        CLOSE: CloseMessage,
+        SYNC: Sync,
+        FLUSH: Flush,
+        COPY_DATA: CopyData,
+        COPY_DONE: CopyDone,
+        COPY_FAIL: CopyFail,
+        TERMINATE: Terminate,
+        FUNCTION_CALL: FunctionCall,
+        LOGIN_TOKEN: LoginToken,
     }
 )
 
@@ -962,7 +941,6 @@ class ReadyForQuery:
     """`status` is "I" idle, "T" in a transaction block, "E" in a failed one."""
 
     status: str
-    code: ClassVar[int] = READY_FOR_QUERY
 
     def build(self) -> bytes:
         return frame(READY_FOR_QUERY, self.status.encode("ascii"))
