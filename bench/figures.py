@@ -17,6 +17,7 @@ class Metric(StrEnum):
     """What is measured, the same in every bench; `unit` says in what."""
 
     LATENCY = "latency"
+    LATENCY_P99 = "latency_p99"
     THROUGHPUT = "throughput"
     CPU_PER_TRANSACTION = "cpu_per_transaction"
     RSS = "rss"
@@ -30,6 +31,7 @@ class Metric(StrEnum):
 
 _UNITS: Final = {
     Metric.LATENCY: "us",
+    Metric.LATENCY_P99: "us",
     Metric.THROUGHPUT: "1/s",
     Metric.CPU_PER_TRANSACTION: "us",
     Metric.RSS: "MiB",

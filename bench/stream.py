@@ -69,6 +69,19 @@ def _connect() -> socket.socket:
     return stream
 
 
+def run_simple(stream: socket.socket, query: str) -> None:
+    """Run one statement whose answer is short, and read it to its end. ConnectionError where it is an error."""
+    _put(stream, b"Q", query.encode() + b"\0")
+    data = b""
+    while not data.endswith(_READY):
+        part = stream.recv(_BUFFER_BYTES)
+        if not part:
+            raise ConnectionError("the connection ended")
+        data += part
+    if data[:1] == b"E":
+        raise ConnectionError(f"an error: {data[:500]!r}")
+
+
 def _log_in(stream: socket.socket) -> None:
     client = ScramClient(secrets.token_urlsafe(18), None)
     while True:
