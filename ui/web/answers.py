@@ -198,17 +198,17 @@ async def _editor(house: House, who: Visit, approval: str, form: dict[str, str],
     else:
         one = await house.control.ask(who.token, "approvals.show", approval=approval)
         text, original = _lines(text), _lines(form.get("original", ""))
-    verdict = None
+    verdict, unjudged = None, ""
     if one["state"] == "open" and len(text) <= TEXT_CHARACTERS_MAX and text.strip():
         try:
             verdict = await house.control.ask(who.token, "approvals.preview", approval=approval, text=text)
         except Refused as error:
-            trouble = trouble or str(error)
+            unjudged = str(error)
     is_stale = form.get("seen", one["bound"]) != one["bound"]
     return house.page(
         "modify.html",
         who,
-        409 if trouble and "x-part" not in form else 200,
+        409 if trouble else 200,
         **nav,
         at="approvals",
         one=one,
@@ -218,6 +218,7 @@ async def _editor(house: House, who: Visit, approval: str, form: dict[str, str],
         reason=form.get("reason", ""),
         pieces=differences(original, text),
         verdict=verdict,
+        unjudged=unjudged,
         is_stale=is_stale,
         trouble=trouble,
     )

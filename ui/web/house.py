@@ -97,6 +97,8 @@ def templates() -> jinja2.Environment:
         texts.yaml,
         texts.effects,
         texts.gravest,
+        texts.rule_id,
+        texts.rule_place,
         texts.moment,
         texts.clock_time,
         texts.duration,

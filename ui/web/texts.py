@@ -182,7 +182,8 @@ _VERBS: Final[dict[str, tuple[str, str]]] = {
     "unknown": ("Could not be understood:", "danger"),
 }
 _ICONS: Final = {"danger": "!", "change": "±", "calm": "·"}
-_USES: Final = {"output": "", "compare": "compared with a value", "compute": "computed with"}
+_USES: Final = {"output": "", "compare": "tested for equality", "compute": "in expressions"}
+_RULE = re.compile(r"(.*) \(([^()]+:[0-9]+)\)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +224,18 @@ def effects(texts: list[str]) -> list[ShownEffect]:
 def gravest(texts: list[str]) -> str:
     """The level of the gravest effect."""
     return effects(texts)[0].level if texts else "calm"
+
+
+def rule_id(text: str) -> str:
+    """The id of a rule that is named with its place."""
+    found = _RULE.fullmatch(text)
+    return found[1] if found else text
+
+
+def rule_place(text: str) -> str:
+    """Its file and line, or ""."""
+    found = _RULE.fullmatch(text)
+    return found[2] if found else ""
 
 
 # Times and sizes.

@@ -336,7 +336,7 @@
     const judge = async () => {
       const mine = ++turn;
       const form = new URLSearchParams(new FormData(field.form));
-      form.set("x-part", "1");
+      form.delete("reason");
       try {
         const page = await load(field.dataset.preview, form.toString());
         const wanted_ = page.getElementById("preview");
