@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
@@ -25,66 +25,22 @@ from appliance.decisions import (
     Verdict,
     Withdrawn,
 )
-from appliance.effects import Effect, Parameter
+from appliance.effects import Column, Effect, Parameter
 from appliance.events import Cancelling, Command, Finished, NotUnderstood, Opening, Own, Passage
 from appliance.flow.tally import Meter, Turns
+from appliance.flow.verdicts import ActivePolicy, Judgement, judgement
 from appliance.ipc.messages import Shown
 from appliance.parties import Principal, Scope
-from appliance.policy.rules import Policy
+from appliance.protocols.inspector import Familiar, FamiliarAnswer
 from appliance.recording.journal import Journal, clip
 from appliance.recording.records import Answered, Commanded, Decided, Passed
 
-# A worker keeps this many verdicts, and no more than this many characters or bytes of what they were derived from; what
-# was not used for longest goes first, and costs one decision should it come again.
-VERDICTS_MAX = 20_000
-KEYS_LENGTH_MAX = 16 << 20
 # How many earlier commands of the flow an approver is shown.
 _BEFORE_MAX = 5
 # What a person sees in place of a value that may not be seen.
 HIDDEN = "•••"
 
 STANDING = Forward(rule=None)
-
-
-class ActivePolicy:
-    """The policy in force in this worker, and the verdicts already found under it."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-        self._verdicts: OrderedDict[tuple[Hashable, Principal, Scope], Verdict] = OrderedDict()
-        self._length = 0
-
-    def __len__(self) -> int:
-        """Verdicts that are kept."""
-        return len(self._verdicts)
-
-    @property
-    def length(self) -> int:
-        """Characters and bytes of all that the verdicts that are kept were derived from."""
-        return self._length
-
-    def replace(self, policy: Policy) -> None:
-        """Put another policy in force; what was decided under the old one is forgotten."""
-        self.policy = policy
-        self._verdicts.clear()
-        self._length = 0
-
-    def decide(self, principal: Principal, scope: Scope, effects: frozenset[Effect], key: Hashable) -> Verdict:
-        """The verdict on a set of effects; `key` names everything the effects were derived from, None: do not keep it."""
-        if key is None:
-            return self.policy.decide(principal, scope, effects)
-        whole = (key, principal, scope)
-        verdict = self._verdicts.get(whole)
-        if verdict is not None:
-            self._verdicts.move_to_end(whole)
-            return verdict
-        verdict = self.policy.decide(principal, scope, effects)
-        self._verdicts[whole] = verdict
-        self._length += _length_of(key)
-        while len(self._verdicts) > VERDICTS_MAX or self._length > KEYS_LENGTH_MAX:
-            (oldest, _, _), _ = self._verdicts.popitem(last=False)
-            self._length -= _length_of(oldest)
-        return verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,28 +75,51 @@ class Gate:
         self._redact = redact
         self._clock = clock
         self._before: deque[str] = deque(maxlen=_BEFORE_MAX)
-        self.scope = scope
+        self._scope = scope
+        self._place = active.place(principal, scope)
+        self._headings: tuple[tuple[Column, ...], tuple[str, ...], tuple[str, ...]] = ((), (), ())
+
+    @property
+    def scope(self) -> Scope:
+        """Where commands run; its database is known once the client has said it."""
+        return self._scope
 
     def judge(self, event: Opening | Command | NotUnderstood | Cancelling) -> Verdict:
         """Decide and record. Raises RecordingError, and then nothing may be carried out."""
         match event:
-            case Opening():
-                self.scope = replace(self.scope, database=event.database)
-                verdict = self._active.decide(self._principal, self.scope, event.effects, None)
-                self._record(0, "Opening", event.shown, None, event.effects, (), verdict)
             case Command():
-                verdict = self._decide(event)
-                self._record_command(event, verdict)
+                judged = self._judge(event)
+                self._record_command(event, judged)
+            case Opening():
+                self._scope = replace(self._scope, database=event.database)
+                self._place = self._active.place(self._principal, self._scope)
+                judged = self._find(event.effects, None)
+                self._record(0, "Opening", event.shown, None, (), judged)
             case NotUnderstood():
-                verdict = self._active.decide(self._principal, self.scope, event.effects, None)
-                self._record(0, "NotUnderstood", event.what, None, event.effects, (), verdict)
+                judged = self._find(event.effects, None)
+                self._record(0, "NotUnderstood", event.what, None, (), judged)
             case Cancelling():
                 # Who may cancel what is settled by control, which knows whose key it is.
-                verdict = STANDING
-                self._record(0, "Cancel", "cancel request", None, frozenset(), (), verdict)
+                judged = judgement(STANDING, frozenset())
+                self._record(0, "Cancel", "cancel request", None, (), judged)
         if not isinstance(event, Cancelling):
-            self._count(verdict)
-        return verdict
+            self._count(judged.verdict)
+        return judged.verdict
+
+    def let_pass(self, familiar: Familiar) -> Obligations | None:
+        """Decide and record what the fast lane read, where it was decided before and nothing has to be done about it but to
+        look at the values that come back; None, and nothing is recorded, where that is not so. Raises RecordingError."""
+        judged = self._active.find(self._place, familiar.key)
+        if judged is None or not judged.is_plain:
+            return None
+        shown = familiar.shown
+        if familiar.parsed:
+            self._before.append(shown)
+            self._append_command(familiar.parsed, "Parse", shown, (), judged, None, None)
+        self._before.append(shown)
+        self._append_command(familiar.number, familiar.sort, shown, familiar.parameters, judged, None, None)
+        self._count(judged.verdict)
+        return judged.obligations
 
     def refuse_hold(self, hold: Hold) -> Refuse:
         """A refusal in place of a hold, for what cannot wait: an opening, or bytes we could not read."""
@@ -149,10 +128,9 @@ class Gate:
     def note(self, event: Passage | Own | Finished) -> None:
         """Record what needs no decision. Raises RecordingError."""
         match event:
-            case Passage(note=None):
-                return
             case Passage():
-                assert event.note is not None
+                if event.note is None:
+                    return
                 self._journal.append(Passed(self._flow, self._clock(), event.note))
             case Own():
                 self._journal.append(
@@ -161,21 +139,43 @@ class Gate:
                     )
                 )
             case Finished():
-                self._journal.append(
-                    Answered(
-                        flow=self._flow,
-                        time=self._clock(),
-                        number=event.number,
-                        status=event.status,
-                        failed=event.failed,
-                        columns=tuple(column.name for column in event.columns),
-                        masked=tuple(column.name for column in event.columns if column.masked),
-                        rows=event.rows,
-                        size=event.size,
-                        sample=event.sample,
-                        digest=event.digest,
-                    )
+                self._append_answer(
+                    event.number,
+                    event.status,
+                    event.failed,
+                    event.columns,
+                    event.rows,
+                    event.size,
+                    event.sample,
+                    event.digest,
                 )
+
+    def note_answer(self, answer: FamiliarAnswer) -> None:
+        """Record an answer that the fast lane read. Raises RecordingError."""
+        self._append_answer(
+            answer.number, answer.status, False, answer.columns, answer.rows, answer.size, answer.sample, answer.digest
+        )
+
+    def _append_answer(
+        self,
+        number: int,
+        status: str,
+        failed: bool,
+        columns: tuple[Column, ...],
+        rows: int,
+        size: int,
+        sample: tuple[tuple[str | None, ...], ...],
+        digest: str,
+    ) -> None:
+        """Every command that finishes passes here."""
+        known, names, masked = self._headings
+        if columns is not known:
+            names = tuple([column.name for column in columns])
+            masked = tuple([column.name for column in columns if column.masked])
+            self._headings = (columns, names, masked)
+        self._journal.append(
+            Answered(self._flow, self._clock(), number, status, failed, names, masked, rows, size, sample, digest)
+        )
 
     def question(self, command: Command, hold: Hold) -> Question:
         """What the desk is asked about a held command."""
@@ -183,7 +183,7 @@ class Gate:
         shown = self._shown_text(command, hold.obligations)
         before = tuple(self._before)[:-1]  # the last one is this command
         bound = hashlib.blake2b(
-            msgspec.msgpack.encode((command.text, [p.text for p in command.parameters], self._principal, self.scope)),
+            msgspec.msgpack.encode((command.text, [p.text for p in command.parameters], self._principal, self._scope)),
             digest_size=16,
         ).hexdigest()
         return Question(
@@ -191,12 +191,12 @@ class Gate:
                 flow=self._flow,
                 number=command.number,
                 principal=self._principal,
-                scope=self.scope,
+                scope=self._scope,
                 sort=command.sort,
                 shown=shown,
                 exact=command.text,
                 parameters=parameters,
-                effects=_effect_texts(command.effects),
+                effects=tuple(sorted(str(effect) for effect in command.effects)),
                 rule=str(hold.rule),
                 reason=hold.reason,
                 in_transaction=command.in_transaction,
@@ -247,7 +247,7 @@ class Gate:
 
     def _settle_approved(self, command: Command, hold: Hold, answer: Approved) -> Forward | Refuse:
         """A person's yes is to what was shown, and never more than the policy in force by now leaves to that person."""
-        verdict = self._active.decide(self._principal, self.scope, command.effects, command.key)
+        verdict = self._find(command.effects, command.key).verdict
         refusal = None
         if isinstance(verdict, Refuse):
             refusal = replace(verdict, reason=f"{answer.by} approved it, but the policy has changed: {verdict.reason}")
@@ -261,7 +261,8 @@ class Gate:
             return replace(refusal, approval=answer.approval, approver=answer.by)
         assert not isinstance(verdict, Refuse)
         self._decided(command, answer.approval, "approved", by=answer.by)
-        self._sync(verdict.obligations)
+        if verdict.obligations.durable:
+            self._journal.sync()
         return Forward(hold.rule, verdict.obligations, approval=answer.approval, approver=answer.by)
 
     def settle_modified(self, command: Command, amended: Command, answer: Modified) -> Forward | str:
@@ -269,7 +270,7 @@ class Gate:
 
         The approver's own word covers what would be held again, as far as that person may answer such a hold.
         """
-        verdict = self._decide(amended)
+        verdict = self._judge(amended).verdict
         match verdict:
             case Refuse():
                 return f"refused by {verdict.rule or 'the policy'}: {verdict.reason}"
@@ -280,21 +281,25 @@ class Gate:
                 forward = Forward(verdict.rule, verdict.obligations, approval=answer.approval, approver=answer.by)
         shown = self._shown_text(amended, verdict.obligations)
         self._decided(command, answer.approval, "modified", by=answer.by, shown=shown)
-        self._record_command(amended, forward, changed_from=command.number)
+        self._record_command(amended, judgement(forward, amended.effects), changed_from=command.number)
         return forward
 
-    def _decide(self, command: Command) -> Verdict:
-        verdict = self._active.decide(self._principal, self.scope, command.effects, command.key)
-        if isinstance(verdict, Hold) and not command.may_hold:
-            return Forward(verdict.rule, verdict.obligations, reason="the same command is held when it is to run")
-        return verdict
+    def _find(self, effects: frozenset[Effect], key: Hashable) -> Judgement:
+        return self._active.judge(self._place, self._principal, self._scope, effects, key)
 
-    def _record_command(self, command: Command, verdict: Verdict, changed_from: int | None = None) -> None:
-        obligations = Obligations() if isinstance(verdict, Refuse) else verdict.obligations
-        shown = self._shown_text(command, obligations)
+    def _judge(self, command: Command) -> Judgement:
+        judged = self._find(command.effects, command.key)
+        verdict = judged.verdict
+        if isinstance(verdict, Hold) and not command.may_hold:
+            reason = "the same command is held when it is to run"
+            return judgement(Forward(verdict.rule, verdict.obligations, reason=reason), command.effects)
+        return judged
+
+    def _record_command(self, command: Command, judged: Judgement, changed_from: int | None = None) -> None:
+        shown = self._shown_text(command, judged.obligations)
         self._before.append(shown)
-        parameters = self._shown_parameters(command, obligations)
-        self._record(command.number, command.sort, shown, command.text, command.effects, parameters, verdict, changed_from)
+        parameters = self._shown_parameters(command, judged.obligations)
+        self._record(command.number, command.sort, shown, command.text, parameters, judged, changed_from)
 
     def _record(
         self,
@@ -302,37 +307,53 @@ class Gate:
         sort: str,
         shown: str,
         exact: str | None,
-        effects: frozenset[Effect],
         parameters: tuple[str | None, ...],
-        verdict: Verdict,
+        judged: Judgement,
         changed_from: int | None = None,
     ) -> None:
-        obligations = Obligations() if isinstance(verdict, Refuse) else verdict.obligations
         shown, sealed = self._journal.fit(shown, exact)
+        self._append_command(number, sort, shown, parameters, judged, changed_from, sealed)
+        if judged.obligations.durable:
+            self._journal.sync()
+
+    def _append_command(
+        self,
+        number: int,
+        sort: str,
+        shown: str,
+        parameters: tuple[str | None, ...],
+        judged: Judgement,
+        changed_from: int | None,
+        sealed: bytes | None,
+    ) -> None:
+        """Every command that is decided passes here."""
+        verdict = judged.verdict
+        approval = approver = None
+        if not isinstance(verdict, Hold):
+            approval, approver = verdict.approval, verdict.approver
+        # By place and not by name, which would cost as much as all the rest.
         self._journal.append(
             Commanded(
-                flow=self._flow,
-                time=self._clock(),
-                number=number,
-                sort=sort,
-                shown=shown,
-                outcome=_OUTCOMES[type(verdict)],
-                effects=_effect_texts(effects),
-                parameters=parameters,
-                rule=str(verdict.rule) if verdict.rule else None,
-                reason=verdict.reason,
-                masks=tuple(f"{mask.thing.name}.{mask.field} {mask.mask.kind}" for mask in obligations.fields),
-                policy=self._active.policy.version,
-                principal=self._principal_text,
-                changed_from=changed_from,
-                approval=None if isinstance(verdict, Hold) else verdict.approval,
-                approver=None if isinstance(verdict, Hold) else verdict.approver,
-                durable=obligations.durable,
-                sealed=sealed,
+                self._flow,
+                self._clock(),
+                number,
+                sort,
+                shown,
+                judged.outcome,
+                judged.effects,
+                parameters,
+                judged.rule,
+                verdict.reason,
+                judged.masks,
+                self._active.policy.version,
+                self._principal_text,
+                changed_from,
+                approval,
+                approver,
+                judged.obligations.durable,
+                sealed,
             )
         )
-        if not isinstance(verdict, Refuse):
-            self._sync(obligations)
 
     def _count(self, verdict: Verdict) -> None:
         self.turns.meter.judged(verdict)
@@ -347,25 +368,12 @@ class Gate:
         )
         self.turns.meter.holds[outcome] += 1
 
-    def _sync(self, obligations: Obligations) -> None:
-        if obligations.durable:
-            self._journal.sync()
-
     def _shown_text(self, command: Command, obligations: Obligations) -> str:
         # A statement that touches masked columns may carry their values as literals of no special shape.
         return self._redact(command) if obligations.quiet else command.shown
 
     def _shown_parameters(self, command: Command, obligations: Obligations) -> tuple[str | None, ...]:
         return tuple(_shown_parameter(parameter, obligations.quiet) for parameter in command.parameters)
-
-
-def _length_of(key: Hashable) -> int:
-    """Of the texts that a key is made of; whatever else is in it is short."""
-    parts = key if isinstance(key, tuple) else (key,)
-    return sum(len(part) for part in parts if isinstance(part, (str, bytes)))
-
-
-_OUTCOMES: dict[type[Verdict], str] = {Forward: "forward", Hold: "hold", Refuse: "refuse"}
 
 
 def _reaches(wanted: frozenset[str], asked: frozenset[str]) -> bool:
@@ -377,7 +385,3 @@ def _shown_parameter(parameter: Parameter, is_hidden: bool) -> str | None:
     if is_hidden and parameter.text is not None:
         return HIDDEN
     return None if parameter.shown is None else clip(parameter.shown)
-
-
-def _effect_texts(effects: frozenset[Effect]) -> tuple[str, ...]:
-    return tuple(sorted(str(effect) for effect in effects))

@@ -25,6 +25,7 @@ from appliance.protocols.inspector import (
     Ask,
     CancelAtTarget,
     Close,
+    FastLane,
     Handover,
     Inspector,
     OpenTarget,
@@ -120,7 +121,8 @@ class Relay:
         self.destination = destination
         self._services = services
         self._loop = loop
-        self._sides = {Side.CLIENT: _SideState(), Side.TARGET: _SideState()}
+        self._client = _SideState()
+        self._target = _SideState()
         self._held: dict[tuple[Side, int], _Held] = {}
         self._questions = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,7 +137,7 @@ class Relay:
         """Start to read. `acts` are what the inspector wants done first."""
         self._inspector = inspector
         self._gate = gate
-        self._sides[Side.CLIENT].leg = client
+        self._client.leg = client
         self._guarded(self._perform, acts)
 
     # What the legs tell us.
@@ -145,7 +147,22 @@ class Relay:
 
     def received(self, side: Side, data: bytes) -> None:
         """Bytes of a side, in plaintext."""
-        self._guarded(self._receive, side, data)
+        if self._is_over:
+            return
+        began = perf_counter()
+        inspector, gate = self._inspector, self._gate
+        assert inspector is not None
+        assert gate is not None
+        lane = inspector.fast_lane
+        if lane is None:
+            self._guarded(self._receive, side, data)
+        elif side is Side.CLIENT:
+            self._guarded(self._hurry, lane, gate, data)
+        elif lane.is_away:
+            self._guarded(self._hurry_back, lane, gate, data)
+        else:
+            self._guarded(self._receive, side, data)
+        gate.turns.step(side, len(data), began)
 
     def ended(self, side: Side) -> None:
         """A side sends no more."""
@@ -154,7 +171,7 @@ class Relay:
     def lost(self, side: Side, reason: str) -> None:
         """A side's connection is gone."""
         if not self._is_over:
-            state = self._sides[side]
+            state = self._side(side)
             if not state.has_ended:
                 self._guarded(self._end, side)
             if not self._is_over:
@@ -173,7 +190,7 @@ class Relay:
 
     def congested(self, side: Side, is_congested: bool) -> None:
         """A side takes bytes more slowly than the other sends them."""
-        self._sides[side].is_congested = is_congested
+        self._side(side).is_congested = is_congested
         self._steer_reading(side.other)
 
     # What the worker tells us.
@@ -209,10 +226,13 @@ class Relay:
     @property
     def bytes_received(self) -> tuple[int, int]:
         """Bytes from the client and from the target, as they came over the wire."""
-        client, target = (self._sides[side].leg for side in (Side.CLIENT, Side.TARGET))
+        client, target = (self._side(side).leg for side in (Side.CLIENT, Side.TARGET))
         return (client.bytes_received if client else 0, target.bytes_received if target else 0)
 
     # The synchronous path.
+
+    def _side(self, side: Side) -> _SideState:
+        return self._client if side is Side.CLIENT else self._target
 
     def _guarded(self, step: Callable[..., None], *arguments: object) -> None:
         """Run one step of the flow. Whatever goes wrong in it ends this flow, closed, and no other."""
@@ -227,21 +247,42 @@ class Relay:
         except Exception as error:  # noqa: BLE001  the border where our own bugs end one flow, closed
             self._finish(f"a fault of the gateway: {type(error).__name__}", trace=trace_of(error), is_reset=True)
 
+    def _hurry(self, lane: FastLane, gate: Gate, data: bytes) -> None:
+        """One familiar command, judged and recorded like any other, is sent as it came. All else is read."""
+        familiar = lane.recognise(data)
+        if familiar is not None:
+            target = self._target.leg
+            assert target is not None
+            obligations = gate.let_pass(familiar)
+            if obligations is not None:
+                lane.depart(obligations)
+                target.write(data)
+                return
+        self._receive(Side.CLIENT, data)
+
+    def _hurry_back(self, lane: FastLane, gate: Gate, data: bytes) -> None:
+        """The whole answer to a familiar command, recorded like any other, is given as it came. All else is read."""
+        answer = lane.arrive(data)
+        if answer is None:
+            self._receive(Side.TARGET, data)
+            return
+        client = self._client.leg
+        assert client is not None
+        gate.note_answer(answer)
+        client.write(data)
+
     def _receive(self, side: Side, data: bytes) -> None:
         assert self._inspector is not None
-        assert self._gate is not None
-        began = perf_counter()
         self._inspector.receive(side, data)
         self._pump()
-        self._gate.turns.step(side, len(data), began)
         if self._held or self._questions:
-            state = self._sides[side]
+            state = self._side(side)
             state.waiting_bytes += len(data)
             if state.waiting_bytes > _WAITING_BYTES_MAX:
                 self._steer_reading(side)
 
     def _end(self, side: Side) -> None:
-        state = self._sides[side]
+        state = self._side(side)
         if state.has_ended:
             return
         state.has_ended = True
@@ -303,7 +344,7 @@ class Relay:
                 return
             match act:
                 case Send(side=side, data=data):
-                    leg = self._sides[side].leg
+                    leg = self._side(side).leg
                     if leg is not None:
                         leg.write(data)
                 case StartTls():
@@ -332,7 +373,7 @@ class Relay:
         self._inspector = inspector
         if act.pending:
             inspector.receive(Side.CLIENT, act.pending)
-        if self._sides[Side.TARGET].leg is not None:
+        if self._target.leg is not None:
             self._perform(inspector.target_opened())
 
     # Holds.
@@ -458,7 +499,7 @@ class Relay:
             leg.reset()
             return
         self._end_question()
-        self._sides[Side.TARGET].leg = leg
+        self._target.leg = leg
         self._guarded(self._greet_target)
 
     def _greet_target(self) -> None:
@@ -472,7 +513,7 @@ class Relay:
         self._pump()
 
     def _begin_tls(self, act: StartTls) -> None:
-        leg = self._sides[act.side].leg
+        leg = self._side(act.side).leg
         assert leg is not None
         leg.await_tls(act.pending)
         if act.side is Side.CLIENT:
@@ -523,15 +564,15 @@ class Relay:
 
     def _stop_waiting(self) -> None:
         for side in (Side.CLIENT, Side.TARGET):
-            self._sides[side].waiting_bytes = 0
+            self._side(side).waiting_bytes = 0
             self._steer_reading(side)
 
     def _steer_reading(self, side: Side) -> None:
         """Read a side unless the other cannot take more, or it has sent enough while it waits."""
-        state = self._sides[side]
+        state = self._side(side)
         if state.leg is None:
             return
-        if self._sides[side.other].is_congested or state.waiting_bytes > _WAITING_BYTES_MAX:
+        if self._side(side.other).is_congested or state.waiting_bytes > _WAITING_BYTES_MAX:
             state.leg.pause_reading()
         else:
             state.leg.resume_reading()
@@ -558,7 +599,7 @@ class Relay:
         for task in self._tasks:
             if task is not current:
                 task.cancel()
-        for state in self._sides.values():
+        for state in (self._client, self._target):
             if state.leg is not None:
                 if is_reset:
                     state.leg.reset()

@@ -21,10 +21,11 @@ import msgspec
 
 from appliance.decisions import Approved, Expired, Modified, Rejected
 from appliance.errors import RecordingError, UnavailableError
-from appliance.flow.gate import ActivePolicy, Gate
+from appliance.flow.gate import Gate
 from appliance.flow.gate import Question as DeskQuestion
 from appliance.flow.leg import Leg
 from appliance.flow.relay import Relay
+from appliance.flow.verdicts import ActivePolicy
 from appliance.flow.tally import Sums, WorkerTally
 from appliance.flow.waiting import WaitingBytes
 from appliance.identity.attribution import Attribution

@@ -18,11 +18,13 @@ the events are the same. Whatever the peer sends, an inspector raises PeerError 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from appliance.decisions import Verdict
+from appliance.decisions import Obligations, Verdict
+from appliance.effects import Column
 from appliance.events import Command, Event, NeedData
 from appliance.parties import Side
 
@@ -163,8 +165,63 @@ class Close:
 Act = Send | StartTls | OpenTarget | Handover | Ask | SetTimer | RegisterKey | CancelAtTarget | Close
 
 
+@dataclass(slots=True, eq=False)
+class Familiar:
+    """One command that is all of what a client has just sent, of a sort that was read before. Its fields are those of a
+    Command; `parameters` are what of them may be shown. `parsed`: the number of the Parse that goes before it in the same
+    bytes, 0 for none. One object is used again and again: it counts until the lane is asked about the next bytes."""
+
+    number: int = 0
+    sort: str = ""
+    shown: str = ""
+    parameters: tuple[str | None, ...] = ()
+    key: Hashable = None
+    parsed: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class FamiliarAnswer:
+    """The whole answer to a familiar command, with the fields of a Finished. Used again like a Familiar."""
+
+    number: int = 0
+    status: str = ""
+    columns: tuple[Column, ...] = ()
+    rows: int = 0
+    size: int = 0
+    sample: tuple[tuple[str | None, ...], ...] = ()
+    digest: str = ""
+
+
+class FastLane(Protocol):
+    """The short way for what comes most: one familiar command and its whole answer, each in bytes of its own, that go on
+    exactly as they came. What is not of that kind is left to the general path, which finds everything as if it had done
+    all before itself.
+
+        familiar = lane.recognise(data)             None, and nothing has changed: the general path
+        gate.let_pass(familiar)                     judged and recorded; None, and nothing has changed: the general path
+        lane.depart(obligations)                    and then `data` itself is sent
+        answer = lane.arrive(data)                  while `is_away`; None, and nothing has changed: the general path
+        gate.note_answer(answer)                    and then `data` itself is sent
+    """
+
+    is_away: bool
+
+    def recognise(self, data: bytes) -> Familiar | None:
+        """What a client sent, if it is one familiar command and nothing stands before it."""
+
+    def depart(self, obligations: Obligations) -> None:
+        """What was recognised is recorded and goes to the target."""
+
+    def arrive(self, data: bytes) -> FamiliarAnswer | None:
+        """What the target sent, if it is all of the answer and nothing in it has to change."""
+
+
 class Inspector(Protocol):
     """One flow's reader. See the module's docstring for the order of calls."""
+
+    @property
+    def fast_lane(self) -> FastLane | None:
+        """The short way, where there is one now."""
 
     def opening_acts(self) -> list[Act]:
         """What is to be done before anything is read: timers, or the target's connection where the target speaks first."""

@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 
 from appliance.errors import UnavailableError
-from appliance.flow.gate import ActivePolicy, Gate, Question
+from appliance.flow.gate import Gate, Question
 from appliance.flow.leg import Leg
 from appliance.flow.relay import Relay
+from appliance.flow.verdicts import ActivePolicy
 from appliance.parties import Endpoint, Phase, Principal, Scope, Side
 from appliance.policy.reading import read_policy
 from appliance.protocols import inspector as acts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from appliance.effects import Action, Kind, effect
-from appliance.flow.gate import KEYS_LENGTH_MAX, VERDICTS_MAX, ActivePolicy
+from appliance.flow.verdicts import KEYS_LENGTH_MAX, VERDICTS_MAX, ActivePolicy
 from appliance.parties import Phase, Principal, Scope
 from appliance.policy.reading import read_policy
 

@@ -13,7 +13,7 @@ from appliance.effects import Action, Effect, Kind, Use, effect
 from appliance.errors import AmendmentError, PeerError
 from appliance.events import NEED_DATA, Command, Event, Finished, Left, NeedData, Opening
 from appliance.parties import Side
-from appliance.protocols.inspector import Act, Close, OpenTarget, Question, Send, TlsFacts
+from appliance.protocols.inspector import Act, Close, FastLane, OpenTarget, Question, Send, TlsFacts
 
 STREAMS = (1, 2)
 
@@ -25,6 +25,8 @@ def frame(stream: int, text: str) -> bytes:
 
 class TwoStreamsInspector:
     """Implements protocols.inspector.Inspector."""
+
+    fast_lane: FastLane | None = None
 
     def __init__(self) -> None:
         self._buffers = {Side.CLIENT: bytearray(), Side.TARGET: bytearray()}

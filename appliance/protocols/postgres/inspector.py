@@ -8,7 +8,7 @@ from appliance.decisions import Verdict
 from appliance.errors import AmendmentError
 from appliance.events import NEED_DATA, Command, Event, NeedData, Own
 from appliance.parties import Side
-from appliance.protocols.inspector import Act, Ask, CatalogueQuestion, Close, Question, Send, TlsFacts
+from appliance.protocols.inspector import Act, Ask, CatalogueQuestion, Close, FastLane, Question, Send, TlsFacts
 from appliance.protocols.postgres import messages
 from appliance.protocols.postgres.login import Login
 from appliance.protocols.postgres.readings import ReadingCache
@@ -42,6 +42,7 @@ class PostgresInspector:
         self._given: Own | None = None
         self._is_over = False
         self._session: Session | None = None
+        self.fast_lane: FastLane | None = None
 
     def opening_acts(self) -> list[Act]:
         """What is to be done before the first byte."""
@@ -79,6 +80,8 @@ class PostgresInspector:
         if self._first_word is not None and event is self._given:
             acts = self._first_word[1]
             self._first_word = self._given = None
+            if self._session is not None:
+                self.fast_lane = self._session.fast_lane
             return acts
         if self._session is not None:
             return self._session.carry_out(event, verdict)

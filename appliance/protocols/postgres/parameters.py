@@ -12,6 +12,9 @@ from appliance.effects import Parameter
 from appliance.protocols.postgres.messages import Bind
 from appliance.sql.redaction import redact_text
 
+# A card number has thirteen digits at least; what has fewer is told by its separators.
+_TELLING_DIGITS: Final = 13
+
 # pg_type.dat; others are shown by number.
 TYPE_NAMES: Final[Mapping[int, str]] = MappingProxyType(
     {
@@ -53,6 +56,13 @@ def decoded(bind: Bind, types: tuple[int, ...]) -> tuple[Parameter, ...]:
         text = None if value is None else _text(value, oid, bind.format_of(index))
         parameters.append(Parameter(index + 1, type_name(oid), text, None if text is None else redact_text(text)))
     return tuple(parameters)
+
+
+def shown_value(value: bytes, oid: int, code: int) -> str:
+    """What a person may see of one value: the `shown` of its Parameter."""
+    text = _text(value, oid, code)
+    # Nothing that is looked for is so short and all digits, and most keys are.
+    return text if len(text) < _TELLING_DIGITS and text.isascii() and text.isdigit() else redact_text(text)
 
 
 def _text(value: bytes, oid: int, code: int) -> str:

@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
-from appliance.decisions import Obligations
+from appliance.decisions import Obligations, ValueMask
 from appliance.protocols.postgres.rows import Rows
 from appliance.protocols.postgres.state import Definition, Portal
 from appliance.sql.reading import Statement
@@ -69,12 +69,18 @@ class Entry:
 
 
 class Pipeline:
-    """The queue. `is_flushed`: a Flush or Sync stands behind every entry, so that every answer will come by itself."""
+    """The queue. `is_flushed`: a Flush or Sync stands behind every entry, so that every answer will come by itself.
+
+    `number` is the last command's. `sequence` counts the client's Syncs: what stands between two of them succeeds or fails
+    as one. `values` are those that are masked in whatever the target says since the last command."""
 
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque()
         self.barriers = 0
         self.is_flushed = True
+        self.number = 0
+        self.sequence = 0
+        self.values: tuple[ValueMask, ...] = ()
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Final
 
 from appliance.decisions import Mask
-from appliance.effects import Column
 from appliance.errors import PeerError
 from appliance.masking import masks
 from appliance.masking.detectors import Detectors, is_innocent
@@ -107,14 +106,6 @@ class Rows:
     def sample(self) -> tuple[tuple[str | None, ...], ...]:
         """The first rows as the client saw them, as texts."""
         return tuple(self._sample)
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        """The columns for the record."""
-        return tuple(
-            Column(field.name, str(field.type_oid), None, position in self._masks)
-            for position, field in enumerate(self.fields)
-        )
 
     @property
     def masks(self) -> Mapping[int, Mask]:

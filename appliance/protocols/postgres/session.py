@@ -12,18 +12,20 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from appliance.decisions import Forward, Hold, Mask, Obligations, Refuse, ValueMask, Verdict
-from appliance.effects import Action, Column, Effect, Kind, Parameter, Thing, effect, unknown
+from appliance.decisions import Forward, Hold, Obligations, Refuse, ValueMask, Verdict
+from appliance.effects import Action, Effect, Kind, Parameter, effect, unknown
 from appliance.errors import AmendmentError, PeerError
 from appliance.events import NEED_DATA, Command, Event, Finished, Left, NeedData, NotUnderstood, Own, Passage
 from appliance.masking.detectors import Detectors
 from appliance.parties import Side
 from appliance.protocols.inspector import Act, Ask, CancelAtTarget, CatalogueQuestion, Close, Question, Send
 from appliance.protocols.postgres import messages as wire
-from appliance.protocols.postgres.parameters import decoded, type_name
+from appliance.protocols.postgres.fast_lane import PostgresFastLane
+from appliance.protocols.postgres.parameters import decoded
 from appliance.protocols.postgres.pipeline import CopyIn, Entry, Expected, Pipeline
 from appliance.protocols.postgres.readings import ReadingCache, depends_on_names
-from appliance.protocols.postgres.rows import MASKED_ROW_SIZE_MAX, TEXT_LIKE_OIDS, Rows
+from appliance.protocols.postgres.results import columns_of, in_formats, is_text_like, masks_of, misfit
+from appliance.protocols.postgres.rows import MASKED_ROW_SIZE_MAX, Rows
 from appliance.protocols.postgres.state import NAMES_MAX, Definition, Portal, SessionState, Standing
 from appliance.sql.catalogue import Catalogue
 from appliance.sql.reading import (
@@ -33,6 +35,7 @@ from appliance.sql.reading import (
     Output,
     Prepare,
     Reading,
+    SessionView,
     SetSearchPath,
     Statement,
     Transaction,
@@ -136,14 +139,12 @@ class Session:
             Side.TARGET: wire.Framer(wire.TARGET_BOUNDS, target_pending),
         }
         self._ended: set[Side] = set()
-        self._number = 0
         # The client's side.
         self._message: tuple[int, bytes] | None = None  # a command that has been cut but waits to be understood
         self._plan: _Plan | None = None
         self._amended: _Plan | None = None
         self._client_event: Event | None = None
         self._client_acts: list[Act] = []
-        self._sequence = 0
         self._is_discarding = False
         self._has_left = False
         self._copied = 0  # bytes of COPY data in the run being read
@@ -161,16 +162,18 @@ class Session:
         self._is_transaction_quiet = False
         self._streamed: Rows | None = None
         self._notices: list[bytes] = []
-        self._values: tuple[ValueMask, ...] = ()
         self._detectors: dict[tuple[ValueMask, ...], Detectors] = {}
         self._last_word: tuple[bytes, str] | None = None
         self._is_over = False
         self._deferred: _Deferred | None = None
+        self._resting: tuple[SessionView, Catalogue] | None = None
+        self.fast_lane = PostgresFastLane(self._state, self._pipeline, readings, self._rest, self._detectors_for)
 
     # Bytes in.
 
     def receive(self, side: Side, data: bytes) -> None:
         """Take what a side sent."""
+        self._leave_fast_lane()
         frames = self._frames[side]
         frames.feed(data)
         if side is Side.CLIENT and len(frames) > _WAITING_SIZE_MAX:
@@ -178,7 +181,70 @@ class Session:
 
     def end(self, side: Side) -> None:
         """That side sends no more."""
+        self._leave_fast_lane()
         self._ended.add(side)
+
+    # The fast lane.
+
+    def _rest(self) -> tuple[SessionView, Catalogue] | None:
+        """What names mean, the same objects while they mean the same; None while anything is under way, or how the open
+        transaction ends or what it has changed may count for the next command."""
+        state = self._state
+        if (
+            self._message is not None
+            or self._plan is not None
+            or self._client_event is not None
+            or self._target_event is not None
+            or self._asked is not None
+            or self._approved is not None
+            or self._last_word is not None
+            or self._deferred is not None
+            or self._streamed is not None
+            or self._finished is not None
+            or self._own
+            or self._out
+            or self._skipped
+            or self._ended
+            or self._is_over
+            or self._is_discarding
+            or self._is_sequence_failed
+            or self._must_ask
+            or self._pipeline
+            or not self._pipeline.is_flushed
+            or len(self._frames[Side.CLIENT])
+            or len(self._frames[Side.TARGET])
+            or not state.is_plain
+        ):
+            return None
+        resting, path = self._resting, state.search_path
+        if resting is None or resting[0].search_path != path or resting[1] is not self._catalogue:
+            resting = self._resting = (state.view(), self._catalogue)
+        return resting
+
+    def _leave_fast_lane(self) -> None:
+        """Whatever comes now is for the general path, which waits for the answer to what the fast lane has sent."""
+        lane = self.fast_lane
+        lane.leave()
+        if not lane.is_away:
+            return
+        sent = lane.hand_back()
+        statement, obligations = sent.statement, sent.obligations
+        if sent.definition is None:
+            self._expect_results(sent.number, (statement,), obligations)
+            return
+        pipeline, state = self._pipeline, self._state
+        if sent.parsed:
+            entry = Entry(Expected.PARSE, number=sent.parsed, obligations=obligations, definition=sent.definition)
+            pipeline.push(entry)
+            state.statements.hope("", sent.definition, entry, pipeline.sequence)
+        portal = Portal(sent.number, obligations, statement, statement.outputs, sent.definition, sent.formats)
+        entry = Entry(Expected.BIND, number=sent.number, obligations=obligations, portal=portal)
+        pipeline.push(entry)
+        state.portals.hope("", portal, entry, pipeline.sequence)
+        if sent.is_described:
+            self._describe(wire.Describe("P", ""))
+        self._execute(wire.Execute(""), portal, b"", [], [])
+        self._sync()
 
     # Events out.
 
@@ -272,10 +338,12 @@ class Session:
 
     def catalogue_stale(self) -> None:
         """What exists at the target has changed."""
+        self.fast_lane.leave()
         self._is_stale = True
 
     def cancel(self) -> list[Act]:
         """Cancel what runs at the target, if something does."""
+        self._leave_fast_lane()
         if not self._pipeline or self._is_over:
             return []
         upgrade = wire.SslRequest().build() if self._is_target_tls else b""
@@ -285,6 +353,7 @@ class Session:
         """End the session from our side."""
         if self._is_over:
             return []
+        self._leave_fast_lane()
         self._is_over = True
         acts: list[Act] = []
         if self._streamed is None:  # in the middle of a row there is no place for a word
@@ -342,7 +411,7 @@ class Session:
                 return self._read_command(code, payload)
             if code == wire.EXECUTE:
                 execute = wire.Execute.read(payload)
-                portal = self._state.portals.find(execute.portal, self._sequence)
+                portal = self._state.portals.find(execute.portal, self._pipeline.sequence)
                 if portal is Standing.UNSETTLED:
                     break
                 if portal is Standing.ABSENT:
@@ -406,9 +475,7 @@ class Session:
         match code:
             case wire.SYNC:
                 wire.Sync.read(payload)
-                is_barrier = self._pipeline.barriers > 0 or self._state.hangs_on_outcome
-                self._pipeline.push(Entry(Expected.SYNC, is_barrier=is_barrier))
-                self._sequence += 1
+                self._sync()
                 self._is_discarding = False
             case wire.FLUSH:
                 wire.Flush.read(payload)
@@ -420,9 +487,9 @@ class Session:
                 entry = Entry(Expected.CLOSE, name=close.name, sort=close.sort)
                 self._pipeline.push(entry)
                 if close.sort == "S":
-                    self._state.statements.hope(close.name, None, entry, self._sequence)
+                    self._state.statements.hope(close.name, None, entry, self._pipeline.sequence)
                 else:
-                    self._state.portals.hope(close.name, None, entry, self._sequence)
+                    self._state.portals.hope(close.name, None, entry, self._pipeline.sequence)
             case wire.COPY_DATA:
                 self._copied += len(payload)
             case wire.COPY_DONE | wire.COPY_FAIL:
@@ -435,6 +502,11 @@ class Session:
                 return False
         run.append(wire.frame(code, payload))
         return True
+
+    def _sync(self) -> None:
+        is_barrier = self._pipeline.barriers > 0 or self._state.hangs_on_outcome
+        self._pipeline.push(Entry(Expected.SYNC, is_barrier=is_barrier))
+        self._pipeline.sequence += 1
 
     def _interrupt_copy(self, code: int, payload: bytes, copying: Entry, run: list[bytes], notes: list[str]) -> None:
         """A message that is not data, while the server reads data: it ignores Flush and Sync, and fails on anything else
@@ -450,11 +522,11 @@ class Session:
     def _describe(self, describe: wire.Describe) -> None:
         entry = Entry(Expected.DESCRIBE, name=describe.name, sort=describe.sort)
         if describe.sort == "S":
-            definition = self._state.statements.find(describe.name, self._sequence)
+            definition = self._state.statements.find(describe.name, self._pipeline.sequence)
             if isinstance(definition, Definition):
                 entry.definition = definition
         else:
-            portal = self._state.portals.find(describe.name, self._sequence)
+            portal = self._state.portals.find(describe.name, self._pipeline.sequence)
             if isinstance(portal, Portal):
                 entry.portal = portal
                 portal.is_described = True
@@ -511,7 +583,7 @@ class Session:
                     return self._unknown_name(message, "53400", said)
                 return self._read_text(message, code, payload, text, None)
             case wire.Bind(statement=name, portal=portal):
-                definition = self._state.statements.find(name, self._sequence)
+                definition = self._state.statements.find(name, self._pipeline.sequence)
                 if definition is Standing.UNSETTLED:
                     return None
                 if not isinstance(definition, Definition):
@@ -521,7 +593,7 @@ class Session:
                         else "unnamed prepared statement does not exist"
                     )
                     return self._unknown_name(message, "26000", shown)
-                if self._state.portals.find(portal, self._sequence) is Standing.UNSETTLED and portal:
+                if self._state.portals.find(portal, self._pipeline.sequence) is Standing.UNSETTLED and portal:
                     return None
                 if len(self._state.portals) >= NAMES_MAX:
                     return self._unknown_name(message, "53400", f"more than {NAMES_MAX} portals")
@@ -549,7 +621,7 @@ class Session:
         text: str,
         definition: Definition | None,
     ) -> Event | None:
-        if depends_on_names(text) and not self._state.has_settled_names(self._sequence):
+        if depends_on_names(text) and not self._state.has_settled_names(self._pipeline.sequence):
             return None
         reading, key = self._reading_of(text)
         if reading.problem is not None and reading.problem.sqlstate in _UNRESOLVED and not self._has_asked_anew:
@@ -557,11 +629,11 @@ class Session:
             return self._ask_catalogue(is_guess=True)
         self._has_asked_anew = False
         self._message = None
-        self._number += 1
+        self._pipeline.number += 1
         parameters: tuple[Parameter, ...] = ()
         if isinstance(message, wire.Bind) and definition is not None:
             parameters = decoded(message, definition.types)
-        event = self._command(type(message).__name__, self._number, text, reading, key, parameters)
+        event = self._command(type(message).__name__, self._pipeline.number, text, reading, key, parameters)
         self._plan = _Plan(event, message, wire.frame(code, payload), reading, definition)
         return event
 
@@ -614,12 +686,12 @@ class Session:
         self, message: wire.Parse | wire.Bind | wire.Execute | wire.FunctionCall, sqlstate: str, problem: str
     ) -> Command:
         """A command that is refused whatever policy says, and recorded like any other."""
-        self._number += 1
+        self._pipeline.number += 1
         self._message = None
         event = Command(
             Side.CLIENT,
             0,
-            self._number,
+            self._pipeline.number,
             type(message).__name__,
             "",
             "",
@@ -698,11 +770,11 @@ class Session:
         if isinstance(message, wire.Bind) and message.result_formats:
             statement = plan.reading.statements[0] if plan.reading.statements else None
             outputs = None if statement is None else statement.outputs
-            positions = _masks(outputs, self._with_cursors(statement, obligations))
+            positions = masks_of(outputs, self._with_cursors(statement, obligations).fields)
             for position in positions:
                 if len(message.result_formats) > 1 and position >= len(message.result_formats):
                     continue  # the server says so itself
-                if wire.format_at(message.result_formats, position) == 1 and not _is_text_like(outputs, position):
+                if wire.format_at(message.result_formats, position) == 1 and not is_text_like(outputs, position):
                     return (
                         "0A000",
                         f"column {position + 1} is masked and cannot be given in binary format; ask for text format",
@@ -711,7 +783,7 @@ class Session:
 
     def _forward(self, plan: _Plan, verdict: Forward) -> list[Act]:
         obligations = verdict.obligations
-        self._values = obligations.values
+        self._pipeline.values = obligations.values
         if obligations.quiet:
             self._is_transaction_quiet = True
         acts: list[Act] = []
@@ -731,7 +803,7 @@ class Session:
                     definition=Definition(parse.text, parse.types),
                 )
                 self._pipeline.push(entry)
-                self._state.statements.hope(parse.name, entry.definition, entry, self._sequence)
+                self._state.statements.hope(parse.name, entry.definition, entry, self._pipeline.sequence)
                 acts.append(Send(Side.TARGET, 0, plan.raw))
             case wire.Bind() as bind:
                 acts.append(self._forward_bind(plan, bind, reading, obligations))
@@ -743,24 +815,25 @@ class Session:
         statements = reading.statements
         for statement in statements:
             obligations = self._with_cursors(statement, obligations)
+        self._expect_results(plan.event.number, statements, obligations)
+        return Send(Side.TARGET, 0, plan.raw)
+
+    def _expect_results(self, number: int, statements: tuple[Statement, ...], obligations: Obligations) -> None:
+        """A Query goes to the target."""
         is_copy = any(statement.copies == "in" for statement in statements)
         entry = Entry(
             Expected.QUERY,
-            number=plan.event.number,
+            number=number,
             obligations=obligations,
             statements=statements,
             rows=Rows(self._detectors_of(obligations)),
             is_barrier=is_copy or self._is_barrier(statements),
             copy=CopyIn.AWAITED if is_copy else CopyIn.NONE,
         )
-        self._push_query(entry)
-        return Send(Side.TARGET, 0, plan.raw)
-
-    def _push_query(self, entry: Entry) -> None:
         self._pipeline.push(entry)
         # The server drops its unnamed statement and portal at each Query (exec_simple_query).
-        self._state.statements.hope("", None, entry, self._sequence)
-        self._state.portals.hope("", None, entry, self._sequence)
+        self._state.statements.hope("", None, entry, self._pipeline.sequence)
+        self._state.portals.hope("", None, entry, self._pipeline.sequence)
 
     def _forward_bind(self, plan: _Plan, bind: wire.Bind, reading: Reading, obligations: Obligations) -> Send:
         statement = reading.statements[0] if reading.statements else None
@@ -776,7 +849,7 @@ class Session:
         entry = Entry(
             Expected.BIND, number=plan.event.number, obligations=portal.obligations, name=bind.portal, portal=portal
         )
-        self._state.portals.hope(bind.portal, portal, entry, self._sequence)
+        self._state.portals.hope(bind.portal, portal, entry, self._pipeline.sequence)
         if plan.amended is None:
             self._pipeline.push(entry)
             return Send(Side.TARGET, 0, plan.raw)
@@ -863,8 +936,8 @@ class Session:
         if isinstance(plan.message, wire.Query | wire.FunctionCall):
             entry = Entry(Expected.QUERY, number=plan.event.number, refusal=error, refusal_code=sqlstate)
             self._own.append(_OwnWords("refusal", text, wire.Query(text).build(), (entry,)))
-            self._state.statements.hope("", None, entry, self._sequence)
-            self._state.portals.hope("", None, entry, self._sequence)
+            self._state.statements.hope("", None, entry, self._pipeline.sequence)
+            self._state.portals.hope("", None, entry, self._pipeline.sequence)
         else:
             name = _OWN_PREFIX + "refusal"
             entry = Entry(Expected.PARSE, number=plan.event.number, name=name, refusal=error, refusal_code=sqlstate)
@@ -1128,7 +1201,7 @@ class Session:
                 entry.number,
                 status,
                 failed,
-                _columns(rows),
+                columns_of(rows.fields, rows.masks),
                 rows.count,
                 rows.size,
                 rows.sample,
@@ -1169,11 +1242,7 @@ class Session:
             raise PeerError("rows from the target without a description")
         fields = portal.fields
         if fields is None and portal.definition is not None and portal.definition.fields is not None:
-            known = portal.definition.fields
-            formats = portal.formats
-            if len(formats) > 1 and len(formats) != len(known):
-                raise PeerError("rows from the target in other formats than were asked for")
-            fields = tuple(replace(field, format=wire.format_at(formats, at)) for at, field in enumerate(known))
+            fields = in_formats(portal.definition.fields, portal.formats)
         if fields is None:
             rows.is_described = True
             if not rows.is_plain or portal.obligations.fields or portal.obligations.quiet:
@@ -1190,55 +1259,17 @@ class Session:
         effects: frozenset[Effect],
         obligations: Obligations,
     ) -> None:
-        masks = _masks(outputs, obligations)
+        masks = masks_of(outputs, obligations.fields)
         if obligations.fields or obligations.quiet:
             # What touches masked data must be read right in every position, whether or not a mask came of it.
             described = [field.name for field in fields]
             if described != [output.name for output in outputs or ()]:
                 self._fail("the target's result has other columns than the statement was read to have")
                 return
-        self._check_origins(fields, masks, outputs, effects, obligations)
+        wrong = misfit(fields, masks, outputs, effects, obligations.fields, self._catalogue)
+        if wrong is not None:
+            self._fail(wrong)
         rows.describe(fields, masks)
-
-    def _check_origins(
-        self,
-        fields: tuple[wire.Field, ...],
-        masks: dict[int, Mask],
-        outputs: tuple[Output, ...] | None,
-        effects: frozenset[Effect],
-        obligations: Obligations,
-    ) -> None:
-        """A second look, with the server's own word on where each column comes from: it must have been judged, and where
-        it is masked the mask must be on it."""
-        masked = {(mask.thing, mask.field) for mask in obligations.fields}
-        judged: set[tuple[Thing, str]] | None = None
-        for position, field in enumerate(fields):
-            if position in masks and field.format == 1 and field.type_oid not in TEXT_LIKE_OIDS:
-                self._fail(f"column {position + 1} is masked and came in binary format")
-                return
-            origin = self._origin(field)
-            if origin is None or position in masks:
-                continue
-            if origin in masked:
-                self._fail("the target gives a masked column where the statement was read to have none")
-                return
-            if judged is None:
-                judged = {(effect.thing, name) for effect in effects for name in effect.fields}
-                judged |= {(source.thing, source.field) for output in outputs or () for source in output.sources}
-            if origin not in judged:
-                self._fail("the target gives a column that the statement was not read to give")
-                return
-
-    def _origin(self, field: wire.Field) -> tuple[Thing, str] | None:
-        """The table column that the server says a result's column is; None for a computed one, and for those of relations
-        that the catalogue does not show or whose columns nothing is said about (sequences, system columns)."""
-        relation = self._catalogue.relation_by_oid.get(field.table) if field.table else None
-        if relation is None or relation.kind == "S" or relation.schema.startswith("pg_temp"):
-            return None
-        for column in relation.columns:
-            if column.number == field.column:
-                return Thing(Kind.TABLE, (relation.schema, relation.name)), column.name
-        return None
 
     def _take_copy_out(self, code: int, payload: bytes) -> None:
         entry = self._answering(Expected.QUERY, Expected.EXECUTE)
@@ -1314,7 +1345,7 @@ class Session:
             kept = tuple((letter, value) for letter, value in report.fields if letter in "SVC")
             text = f"the target reported {what}; its text is withheld because the statement touches masked data"
             return wire.Report((*kept, ("M", text))).build(code)
-        values = self._values if entry is None else entry.obligations.values or self._values
+        values = self._pipeline.values if entry is None else entry.obligations.values or self._pipeline.values
         detectors = self._detectors_for(values)
         if detectors is None:
             return wire.frame(code, payload)
@@ -1329,7 +1360,7 @@ class Session:
         if pinned is not None and status.value != pinned:
             self._fail(f"the target changed {status.name}, on which the reading of every statement stands")
             return
-        detectors = self._detectors_for(self._values)
+        detectors = self._detectors_for(self._pipeline.values)
         if detectors is not None:
             value = detectors.clean(status.value.encode("utf-8")).decode("utf-8", "replace")
             self._out.append(wire.ParameterStatus(status.name, value).build())
@@ -1337,7 +1368,7 @@ class Session:
             self._out.append(wire.frame(wire.PARAMETER_STATUS, payload))
 
     def _take_notification(self, notification: wire.NotificationResponse, payload: bytes) -> None:
-        detectors = self._detectors_for(self._values)
+        detectors = self._detectors_for(self._pipeline.values)
         if detectors is None:
             self._out.append(wire.frame(wire.NOTIFICATION_RESPONSE, payload))
             return
@@ -1362,30 +1393,6 @@ class Session:
 
 
 _PINNED: Final = {"client_encoding": "UTF8", "standard_conforming_strings": "on"}
-
-
-def _masks(outputs: tuple[Output, ...] | None, obligations: Obligations) -> dict[int, Mask]:
-    """Which positions of a result are masked, from 0, and how. Where one column may show values of two masked fields with
-    different masks, everything is hidden."""
-    if not outputs or not obligations.fields:
-        return {}
-    wanted = {(field.thing, field.field): field.mask for field in obligations.fields}
-    found: dict[int, Mask] = {}
-    for position, output in enumerate(outputs):
-        for source in output.sources:
-            mask = wanted.get((source.thing, source.field))
-            if mask is not None:
-                found[position] = mask if found.get(position, mask) == mask else Mask("redact")
-    return found
-
-
-def _is_text_like(outputs: tuple[Output, ...] | None, position: int) -> bool:
-    sources = outputs[position].sources if outputs and position < len(outputs) else frozenset()
-    return bool(sources) and all(source.type_oid in TEXT_LIKE_OIDS for source in sources)
-
-
-def _columns(rows: Rows) -> tuple[Column, ...]:
-    return tuple(replace(column, type_name=type_name(int(column.type_name))) for column in rows.columns)
 
 
 def _refusal(plan: _Plan, refuse: Refuse) -> tuple[bytes, str]:

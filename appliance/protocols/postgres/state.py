@@ -46,14 +46,25 @@ class Standing(Enum):
     UNSETTLED = "unsettled"  # an earlier sequence defines or closes it and the server has not said how that went
 
 
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """Whether a text may take the fast lane, as long as `view` is what names mean: then verdicts on it are kept under `key`,
+    and `statement` is all that is in it. Without them it may not."""
+
+    view: SessionView
+    key: Hashable = None
+    statement: Statement | None = None
+
+
 @dataclass(slots=True)
 class Definition:
     """A prepared statement. `types` are the parameters' OIDs, 0 or missing where not known; `fields` is what the server
-    said of its rows, None before it did."""
+    said of its rows, None before it did. `ticket`: None while nobody has asked."""
 
     text: str
     types: tuple[int, ...] = ()
     fields: tuple[Field, ...] | None = None
+    ticket: Ticket | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(slots=True)
@@ -124,6 +135,11 @@ class Names(Generic[Thing]):
         if since != sequence:
             return Standing.UNSETTLED
         return Standing.ABSENT if thing is None else thing
+
+    @property
+    def has_hopes(self) -> bool:
+        """Some name hangs on an answer."""
+        return bool(self._hoped)
 
     def is_settled(self, sequence: int) -> bool:
         """No name hangs on the answer to another sequence."""
@@ -219,6 +235,21 @@ class SessionState:
             or self._has_changed_catalogue
             or self._names.created != self._created_before
             or any(self.portals.known)  # the unnamed portal cannot be named in a text
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Names mean what the catalogue says under the search path in force, however an open transaction ends; every one
+        is settled, and the transaction has not failed."""
+        names = self._names
+        return not (
+            self.status == "E"
+            or self.hangs_on_outcome
+            or names.created
+            or names.dropped
+            or names.unclear
+            or self.statements.has_hopes
+            or self.portals.has_hopes
         )
 
     def has_settled_names(self, sequence: int) -> bool:

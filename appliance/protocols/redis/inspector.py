@@ -15,7 +15,7 @@ from appliance.errors import AmendmentError, PeerError
 from appliance.events import NEED_DATA, Command, Event, Finished, Left, NeedData, Opening, Passage
 from appliance.masking.detectors import REACH_MAX, Detectors
 from appliance.parties import Side
-from appliance.protocols.inspector import Act, Close, OpenTarget, Question, Send, TlsFacts
+from appliance.protocols.inspector import Act, Close, FastLane, OpenTarget, Question, Send, TlsFacts
 from appliance.protocols.redis.commands import effects_of, name_of, problem_of
 from appliance.protocols.redis.replies import Masking, Reply
 from appliance.protocols.redis.requests import (
@@ -53,6 +53,8 @@ class _Expected:
 
 class RedisInspector:
     """One Redis connection. Implements protocols.inspector.Inspector."""
+
+    fast_lane: FastLane | None = None
 
     def __init__(self) -> None:
         self._requests = RequestReader()

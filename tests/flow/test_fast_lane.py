@@ -1,0 +1,526 @@
+"""The fast lane changes nothing: the same conversation with it and without it gives both sides the same bytes and leaves the
+same records, and with bytes that come one at a time, so that it can never be taken, the same bytes again."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from appliance.decisions import Obligations
+from appliance.flow.gate import Gate
+from appliance.flow.leg import Leg
+from appliance.flow.relay import Relay
+from appliance.flow.verdicts import ActivePolicy
+from appliance.parties import Endpoint, Phase, Principal, Scope, Side
+from appliance.policy.reading import read_policy
+from appliance.protocols import inspector as acts
+from appliance.protocols.postgres import messages as wire
+from appliance.protocols.postgres.inspector import PostgresInspector
+from appliance.protocols.postgres.readings import ReadingCache
+from appliance.recording.journal import Journal
+from appliance.settings import ClientTls, TargetTls, TlsSettings
+from appliance.sql.analysis import read
+from appliance.sql.catalogue import Catalogue, Relation, TableColumn
+from tests.flow.loopback import recorded
+
+TABLES = {
+    "accounts": (TableColumn(1, "id", 23), TableColumn(2, "owner", 25), TableColumn(3, "balance", 23)),
+    "customers": (TableColumn(1, "id", 23), TableColumn(2, "email", 25), TableColumn(3, "note", 25)),
+}
+CATALOGUE = Catalogue(
+    "1",
+    150000,
+    "shop",
+    "agent",
+    ("public",),
+    frozenset({"public", "pg_catalog"}),
+    tuple(Relation(20000 + n, "public", name, "r", columns) for n, (name, columns) in enumerate(TABLES.items())),
+)
+SEAL = X25519PrivateKey.generate().public_key().public_bytes_raw()
+POLICY = """
+rules:
+  - {id: session, reason: sessions, allow: [{actions: [connect, create, alter, drop]}]}
+  - {id: read, reason: reading, allow: [{actions: [read, insert, update]}]}
+  - {id: never, reason: nothing is deleted, deny: [{actions: [delete]}]}
+  - {id: durable, reason: kept on disk, allow: [{actions: [update]}], durable: true}
+  - {id: emails, reason: private, mask: [{objects: [public.customers], fields: [email], with: {kind: redact}}]}
+  - {id: cards, reason: private, mask: [{values: [pan], with: {kind: redact}}]}
+"""
+
+
+@dataclass
+class Server:
+    """As much of a PostgreSQL server as these conversations need."""
+
+    status: str = "I"
+    statements: dict[str, str] = field(default_factory=dict)
+    portals: dict[str, tuple[str, tuple[bytes | None, ...]]] = field(default_factory=dict)
+    has_failed: bool = False
+    frames: wire.Framer = field(default_factory=lambda: wire.Framer(wire.CLIENT_BOUNDS))
+    out: bytearray = field(default_factory=bytearray)
+
+    def take(self, data: bytes) -> bytes:
+        """Messages of a client; what is answered to them."""
+        self.frames.feed(data)
+        while (message := self.frames.next()) is not None:
+            said = wire.read_client(*message)
+            if self.has_failed and not isinstance(said, wire.Sync):
+                continue
+            self._answer(said)
+        answered = bytes(self.out)
+        self.out.clear()
+        return answered
+
+    def _answer(self, said: wire.ClientMessage) -> None:
+        match said:
+            case wire.Query(text=text):
+                self.statements.pop("", None)
+                self.portals.pop("", None)
+                self._run(text, (), described=True)
+                self._ready()
+                self.has_failed = False
+            case wire.Parse(name=name, text=text):
+                if name and name in self.statements:
+                    self._fail("42P05", "it exists")
+                elif "SLUICEGATE" in text:
+                    self._fail("42601", "syntax error")
+                else:
+                    self.statements[name] = text
+                    self.out += wire.PARSE_COMPLETE_MESSAGE
+            case wire.Bind(portal=portal, statement=name, values=values):
+                if name not in self.statements:
+                    self._fail("26000", "no such statement")
+                else:
+                    self.portals[portal] = (self.statements[name], values)
+                    self.out += wire.BIND_COMPLETE_MESSAGE
+            case wire.Describe(sort="S", name=name):
+                if name not in self.statements:
+                    self._fail("26000", "no such statement")
+                else:
+                    text = self.statements[name]
+                    self.out += wire.ParameterDescription((23,) * ("$1" in text)).build() + self._description(text)
+            case wire.Describe(name=name):
+                if name not in self.portals:
+                    self._fail("34000", "no such portal")
+                else:
+                    self.out += self._description(self.portals[name][0])
+            case wire.Execute(portal=portal, rows_max=most):
+                if portal not in self.portals:
+                    self._fail("34000", "no such portal")
+                else:
+                    self._run(*self.portals[portal], described=False, most=most)
+            case wire.CloseMessage(sort=sort, name=name):
+                (self.statements if sort == "S" else self.portals).pop(name, None)
+                self.out += wire.CLOSE_COMPLETE_MESSAGE
+            case wire.Sync():
+                self.has_failed = False
+                self._ready()
+            case _:
+                pass
+
+    def _ready(self) -> None:
+        if self.status == "I":
+            self.portals.clear()
+        self.out += wire.ReadyForQuery(self.status).build()
+
+    def _fail(self, code: str, message: str) -> None:
+        self.has_failed = True
+        if self.status == "T":
+            self.status = "E"
+        self.out += wire.error_response("ERROR", code, message)
+
+    def _fields(self, text: str) -> tuple[wire.Field, ...] | None:
+        if not text.startswith("select"):
+            return None
+        table = 20001 if "customers" in text else 20000
+        found = []
+        for name in text.split(" from ")[0].removeprefix("select ").split(", "):
+            number = {"id": 1, "owner": 2, "email": 2, "balance": 3, "note": 3}.get(name, 0)
+            oid = 23 if name in ("id", "balance") else 25
+            found.append(wire.Field(name if number else "?column?", table if number else 0, number, oid, 4, -1, 0))
+        return tuple(found)
+
+    def _description(self, text: str) -> bytes:
+        fields = self._fields(text)
+        return wire.NO_DATA_MESSAGE if fields is None else wire.RowDescription(fields).build()
+
+    def _run(self, text: str, values: tuple[bytes | None, ...], *, described: bool, most: int = 0) -> None:
+        word = (text.split() or [""])[0]
+        if "SLUICEGATE" in text:
+            return self._fail("42601", "syntax error")
+        if self.status == "E" and word not in ("commit", "rollback"):
+            return self._fail("25P02", "current transaction is aborted")
+        if "balance = 13" in text or b"13" in values:
+            return self._fail("22012", "division by zero")
+        if "balance = 7" in text:
+            self.out += wire.notice_response("NOTICE", "00000", "seven")
+        if not word:
+            self.out += wire.EMPTY_QUERY_MESSAGE
+            return None
+        if word in ("begin", "commit", "rollback"):
+            tag = "ROLLBACK" if self.status == "E" else word.upper()
+            self.status = "T" if word == "begin" else "I"
+            self.out += wire.CommandComplete(tag).build()
+            return None
+        fields = self._fields(text)
+        if fields is None:
+            tag = {"insert": "INSERT 0 1", "update": "UPDATE 1"}.get(word, word.upper())
+            self.out += wire.CommandComplete(tag).build()
+            return None
+        if described:
+            self.out += wire.RowDescription(fields).build()
+        # Where nobody expects it, a card number.
+        owner = b"4111 1111 1111 1111" if "balance = 3" in text or b"3" in values else b"Ann"
+        shown_as = {"id": b"5", "balance": b"100", "owner": owner, "email": b"ann@example.com", "note": owner}
+        count = 0 if "balance = 2" in text or b"2" in values else 3
+        shown = min(count, most) if most > 0 else count
+        for _ in range(shown):
+            self.out += wire.DataRow(tuple(shown_as.get(each.name) for each in fields)).build()
+        if shown < count:
+            self.out += wire.PORTAL_SUSPENDED_MESSAGE
+        else:
+            self.out += wire.CommandComplete(f"SELECT {shown}").build()
+        return None
+
+
+class Stream(asyncio.Transport):
+    """A transport whose other end is a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+        self._is_closing = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent.append(bytes(data))
+
+    def close(self) -> None:
+        self._is_closing = True
+
+    def abort(self) -> None:
+        self._is_closing = True
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def is_reading(self) -> bool:
+        return True
+
+    def taken(self) -> bytes:
+        """What was sent since the last call."""
+        taken = b"".join(self.sent)
+        self.sent.clear()
+        return taken
+
+
+class Services:
+    """Implements as much of flow.relay.FlowServices as these flows need. A question for the catalogue is answered with
+    another one each time, because it is asked when something has changed."""
+
+    def __init__(self) -> None:
+        self.target = Stream()
+        self.target_leg: Leg | None = None
+        self.ended: list[str] = []
+        self._versions = 0
+
+    async def reply_to(self, flow: Relay, question: acts.Question) -> object:  # noqa: ARG002
+        if not isinstance(question, acts.CatalogueQuestion):
+            return "agent"
+        self._versions += not question.is_guess
+        return replace(CATALOGUE, version=str(self._versions))
+
+    async def connect_target(self, flow: Relay, leg: Leg) -> None:  # noqa: ARG002
+        leg.connection_made(self.target)
+        self.target_leg = leg
+
+    def register_key(self, flow: Relay, key: bytes) -> None:
+        pass
+
+    def keeps(self, flow: Relay, size: int) -> None:
+        pass
+
+    def flow_ended(self, flow: Relay, reason: str, trace: str | None) -> None:  # noqa: ARG002
+        self.ended.append(f"{reason} {trace or ''}")
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"these flows have no need of {name}")
+
+
+class Flow:
+    """One flow with its server behind it."""
+
+    def __init__(self, folder: Path, make: type[PostgresInspector]) -> None:
+        self._folder = folder
+        self.server = Server()
+        self.services = Services()
+        self.client = Stream()
+        self.passed = 0
+        self.said: list[tuple[bytes, bytes]] = []
+        inspector = make(
+            tls=TlsSettings(client=ClientTls.REFUSE, target=TargetTls.DISABLE),
+            placeholder=None,
+            random=bytes,
+            own_key=b"\1\2\3\4key!",
+            readings=ReadingCache(read),
+        )
+        self.relay = Relay("flow", Endpoint("192.0.2.1", 5432), self.services, asyncio.get_running_loop())
+        self.gate = Counting(
+            "flow",
+            ActivePolicy(read_policy([("p.yaml", POLICY)])),
+            Journal(folder, 0, SEAL, 1),
+            Principal("bot", Phase.EXECUTE, frozenset(), "source address"),
+            Scope("shop", "postgres"),
+            inspector.redact,
+        )
+        self.leg = Leg(Side.CLIENT, self.relay)
+        self.leg.connection_made(self.client)
+        self.relay.begin(inspector, self.gate, self.leg, inspector.opening_acts())
+
+    async def log_in(self) -> None:
+        """From the first byte to the first ReadyForQuery."""
+        self.leg.data_received(wire.StartupMessage(3, 0, (("user", "agent"), ("database", "shop"))).build())
+        await settle()
+        assert self.services.target_leg is not None
+        self.services.target_leg.data_received(
+            wire.AuthenticationOk().build()
+            + wire.ParameterStatus("client_encoding", "UTF8").build()
+            + wire.ParameterStatus("standard_conforming_strings", "on").build()
+            + wire.BackendKeyData(b"\0\0\1\2real").build()
+            + wire.ReadyForQuery("I").build()
+        )
+        await settle()
+        assert self.client.taken().endswith(wire.ReadyForQuery("I").build())
+        self.services.target.taken()
+
+    async def say(self, data: bytes, cut: Callable[[bytes], list[bytes]]) -> None:
+        """Give bytes of a client, and everything that the server answers, each cut in pieces."""
+        to_target = b""
+        for piece in cut(data):
+            self.leg.data_received(piece)
+        await settle()
+        assert self.services.target_leg is not None
+        while sent := self.services.target.taken():  # an answer may let more go
+            to_target += sent
+            for piece in cut(self.server.take(sent)):
+                self.services.target_leg.data_received(piece)
+            await settle()
+        heard = self.client.taken()
+        self.said.append((to_target, heard))
+
+    def records(self) -> list[Any]:
+        """What is recorded, without what differs each time."""
+        found = []
+        for record in recorded(self._folder):
+            plain = msgspec.to_builtins(record)
+            plain.pop("time", None)
+            plain["sealed"] = plain.get("sealed") is not None
+            found.append(plain)
+        return found
+
+
+class Unhurried(PostgresInspector):
+    """An inspector that offers no fast lane."""
+
+    @property
+    def fast_lane(self) -> acts.FastLane | None:  # type: ignore[override]
+        return None
+
+    @fast_lane.setter
+    def fast_lane(self, lane: acts.FastLane | None) -> None:
+        pass
+
+
+class Counting(Gate):
+    """A gate that counts what the fast lane brought."""
+
+    passed = 0
+
+    def let_pass(self, familiar: acts.Familiar) -> Obligations | None:
+        obligations = super().let_pass(familiar)
+        self.passed += obligations is not None
+        return obligations
+
+
+async def settle() -> None:
+    """Let whatever control is asked be answered."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def query(text: str) -> bytes:
+    """One simple Query."""
+    return wire.Query(text).build()
+
+
+def bound(name: str, *values: bytes | None, portal: str = "", formats: tuple[int, ...] = ()) -> bytes:
+    """A Bind."""
+    return wire.Bind(portal, name, (), values, formats).build()
+
+
+SYNC = wire.Sync().build()
+DESCRIBE = wire.Describe("P", "").build()
+EXECUTE = wire.Execute("").build()
+BY_ID = "select id, owner from accounts where balance = $1"
+OTHERS = "select owner, balance from accounts where balance = $1"
+MASKED = "select email, note from customers where id = $1"
+INSERT = "insert into accounts values ($1, 'Ann', 1)"
+STEPS: dict[str, Callable[[int], bytes]] = {
+    "query": lambda n: query(f"select id, owner from accounts where balance = {n}"),
+    "query of a masked column": lambda n: query(f"select id, email from customers where id = {n}"),
+    "query with a card in it": lambda n: query(f"select id from accounts where owner = '411111111111111{n % 2}'"),
+    "query of a computed column": lambda n: query(f"select balance + 1 from accounts where balance = {n}"),
+    "query of a column it was not read to give": lambda n: query(f"select id, owner as note from accounts where id = {n}"),
+    "query that is refused": lambda n: query(f"delete from accounts where id = {n}"),
+    "query that is kept on disk": lambda n: query(f"update accounts set balance = {n}"),
+    "query of unknown names": lambda n: query(f"select nothing from nowhere{n}"),
+    "insert": lambda n: query(f"insert into accounts values ({n}, 'Ann', 1)"),
+    "several": lambda n: query(f"select id from accounts where balance = {n}; select id from accounts"),
+    "begin": lambda _: query("begin"),
+    "commit": lambda _: query("commit"),
+    "rollback": lambda _: query("rollback"),
+    "path": lambda _: query("set search_path = public, pg_catalog"),
+    "path back": lambda _: query("set local search_path = pg_catalog"),
+    "definition": lambda n: query(f"create table t{n} (id int)"),
+    "empty": lambda _: query(""),
+    "no UTF-8": lambda _: wire.frame(wire.QUERY, b"select '\xff'\0"),
+    "prepare": lambda n: wire.Parse(f"s{n % 3}", (BY_ID, OTHERS, INSERT)[n % 3]).build() + SYNC,
+    "prepare and describe": lambda n: (
+        wire.Parse(f"s{n % 3}", (BY_ID, OTHERS, MASKED)[n % 3], (23,)).build()
+        + wire.Describe("S", f"s{n % 3}").build()
+        + SYNC
+    ),
+    "forget": lambda n: wire.CloseMessage("S", f"s{n % 3}").build() + SYNC,
+    "execute": lambda n: bound(f"s{n % 3}", b"%d" % n) + DESCRIBE + EXECUTE + SYNC,
+    "execute undescribed": lambda n: bound(f"s{n % 3}", b"%d" % n) + EXECUTE + SYNC,
+    "execute binary": lambda n: bound(f"s{n % 3}", b"%d" % n, formats=(1,)) + EXECUTE + SYNC,
+    "execute with a null": lambda n: bound(f"s{n % 3}", None) + DESCRIBE + EXECUTE + SYNC,
+    "execute with an address": lambda n: bound(f"s{n % 3}", b"ann@example.com") + DESCRIBE + EXECUTE + SYNC,
+    "execute in part": lambda n: bound(f"s{n % 3}", b"1") + DESCRIBE + wire.Execute("", 2).build() + SYNC,
+    "execute the rest": lambda _: EXECUTE + SYNC,
+    "execute by name": lambda n: (
+        bound(f"s{n % 3}", b"%d" % n, portal="p") + wire.Describe("P", "p").build() + wire.Execute("p").build() + SYNC
+    ),
+    "execute twice": lambda n: bound(f"s{n % 3}", b"1") + DESCRIBE + EXECUTE + bound(f"s{n % 3}", b"5") + EXECUTE + SYNC,
+    "at once": lambda n: (
+        wire.Parse("", (BY_ID, OTHERS, MASKED, INSERT)[n % 4]).build() + bound("", b"%d" % n) + DESCRIBE + EXECUTE + SYNC
+    ),
+    "at once, refused": lambda n: (
+        wire.Parse("", "delete from accounts").build() + bound("", b"%d" % n) + DESCRIBE + EXECUTE + SYNC
+    ),
+    "at once, for another": lambda n: (
+        wire.Parse("", BY_ID).build() + bound(f"s{n % 3}", b"%d" % n) + DESCRIBE + EXECUTE + SYNC
+    ),
+    "unnamed again": lambda n: bound("", b"%d" % n) + DESCRIBE + EXECUTE + SYNC,
+    "sync": lambda _: SYNC,
+    "flush": lambda n: bound(f"s{n % 3}", b"1") + wire.Flush().build() + EXECUTE + SYNC,
+}
+
+Step = tuple[str, int]
+
+
+def by_one(data: bytes) -> list[bytes]:
+    """One byte at a time: no whole message is ever there at once."""
+    return [data[at : at + 1] for at in range(len(data))]
+
+
+def whole(data: bytes) -> list[bytes]:
+    """All at once."""
+    return [data] if data else []
+
+
+Cut = Callable[[bytes], list[bytes]]
+
+
+async def converse(folder: Path, steps: list[bytes], cut: Cut, make: type[PostgresInspector]) -> Flow:
+    """A flow that said all this."""
+    flow = Flow(folder, make)
+    await flow.log_in()
+    for step in steps:
+        await flow.say(step, cut)
+        if flow.services.ended:
+            break
+    return flow
+
+
+def compare(steps: list[bytes], cuts: Callable[[], Cut]) -> int:
+    """Hold a conversation in all three ways; how many commands took the fast lane. `cuts` makes a way to cut that is the
+    same each time."""
+
+    async def all_three(folder: Path) -> int:
+        fast = await converse(folder / "fast", steps, cuts(), PostgresInspector)
+        slow = await converse(folder / "slow", steps, cuts(), Unhurried)
+        slowest = await converse(folder / "slowest", steps, by_one, PostgresInspector)
+        assert slow.gate.passed == slowest.gate.passed == 0
+        assert fast.said == slow.said == slowest.said
+        assert fast.records() == slow.records()
+        assert fast.services.ended == slow.services.ended
+        return fast.gate.passed
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("fast", "slow", "slowest"):
+            (Path(folder) / name).mkdir()
+        return asyncio.run(all_three(Path(folder)))
+
+
+@given(st.data(), st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(1, 14)), min_size=1, max_size=25))
+@settings(max_examples=150, deadline=None)
+def test_whatever_is_said_the_fast_lane_makes_no_difference(data: st.DataObject, said: list[Step]) -> None:
+    steps = [STEPS[name](number) for name, number in said]
+    joined: list[bytes] = []
+    for step in steps:
+        if joined and data.draw(st.integers(0, 7)) == 0:
+            joined[-1] += step  # a client that does not wait
+        else:
+            joined.append(step)
+
+    places = data.draw(st.lists(st.integers(0, 80) | st.just(10_000), min_size=1, max_size=20))
+
+    def cuts() -> Cut:
+        turn = cycle(places)
+
+        def cut(piece: bytes) -> list[bytes]:
+            at = next(turn)
+            return [part for part in (piece[:at], piece[at:]) if part]
+
+        return cut
+
+    compare(joined, cuts)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("query", 8),
+        ("insert", 8),
+        ("at once", 7),
+        ("execute", 6),
+        ("execute undescribed", 6),
+        ("query of a masked column", 0),
+        ("query that is kept on disk", 0),
+        ("query that is refused", 0),
+        ("execute in part", 0),
+    ],
+)
+def test_what_comes_most_takes_it_and_what_has_to_be_changed_does_not(name: str, count: int) -> None:
+    prepared = [STEPS["prepare and describe"](n) for n in range(3)]
+    said = [STEPS[name](n) for n in (1, 4, 5, 8, 9, 10, 11, 12, 14, 15)]
+    assert compare(prepared + said, lambda: whole) == count
+
+
+def test_an_answer_in_pieces_goes_on_by_the_general_path_and_the_next_command_is_fast_again() -> None:
+    def in_three(piece: bytes) -> list[bytes]:
+        return [part for part in (piece[:9], piece[9:40], piece[40:]) if part] if piece[:1] == b"T" else [piece]
+
+    said = [STEPS["query"](n) for n in (1, 4, 5, 8, 9)]
+    assert compare(said, lambda: in_three) == 3
