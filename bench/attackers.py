@@ -24,6 +24,9 @@ SLICE_SECONDS: Final = 1.0
 ROUND_SECONDS: Final = 2.5
 """A quiet slice, a hostile one, and half a second in which nothing is counted."""
 
+NOBODY: Final = "10.81.1.77"
+"""An address of the executors' network that no machine has."""
+
 REDIS_PORT: Final = 6379
 _CONNECTIONS_MAX: Final = 3_000
 _SYN_MAX: Final = 30_000
@@ -80,7 +83,7 @@ def _again_and_again(until: float, data: bytes, at_once: int = 64, port: int | N
 def _half_open(until: float) -> int:
     """Beginnings of TCP connections, from an address where nobody answers."""
     host, port = _address()
-    source, target = socket.inet_aton("10.81.1.77"), socket.inet_aton(host)
+    source, target = socket.inet_aton(NOBODY), socket.inet_aton(host)
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as raw:
         raw.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
         count = 0

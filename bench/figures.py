@@ -14,7 +14,7 @@ DIRECT: Final = "direct"
 
 
 class Metric(StrEnum):
-    """What is measured, the same in every bench; `unit` says in what."""
+    """What is measured, the same in every bench; `unit` says in what, where a sample does not say otherwise."""
 
     LATENCY = "latency"
     LATENCY_P99 = "latency_p99"
@@ -60,6 +60,7 @@ class _Case(NamedTuple):
     mode: str
     clients: int
     metric: Metric
+    unit: str
 
 
 class Samples:
@@ -71,11 +72,14 @@ class Samples:
         # By case, in the order in which cases came, then by lane and round.
         self._values: dict[_Case, dict[str, dict[int, float]]] = {}
 
-    def add(self, round_: int, lane: str, mode: str, clients: int, metric: Metric, value: float) -> None:
-        """Keep one sample, in the metric's unit. A second one for the same place would hide the first: ValueError."""
+    def add(
+        self, round_: int, lane: str, mode: str, clients: int, metric: Metric, value: float, unit: str | None = None
+    ) -> None:
+        """Keep one sample, in the metric's own unit where none is said. A second one for the same place would hide the
+        first: ValueError."""
         if lane not in self._lanes:
             raise ValueError(f"a sample of {lane}, which is not one of {self._lanes}")
-        rounds = self._values.setdefault(_Case(mode, clients, metric), {}).setdefault(lane, {})
+        rounds = self._values.setdefault(_Case(mode, clients, metric, unit or metric.unit), {}).setdefault(lane, {})
         if round_ in rounds:
             raise ValueError(f"a second sample of {lane} {mode} {clients} {metric} in round {round_}")
         rounds[round_] = value
@@ -89,7 +93,7 @@ class Samples:
                 mode=case.mode,
                 clients=case.clients,
                 metric=case.metric,
-                unit=case.metric.unit,
+                unit=case.unit,
                 median=median(rounds.values()),
                 min=min(rounds.values()),
                 max=max(rounds.values()),
@@ -118,12 +122,13 @@ def as_json(figures: Iterable[Figure]) -> str:
 
 
 def as_table(figures: Sequence[Figure]) -> str:
-    """A table for each metric: a line for each mode and number of clients, a column for each lane."""
+    """A table for each metric and unit: a line for each mode and number of clients, a column for each lane."""
     parts = []
     for metric in Metric:
         of_metric = [figure for figure in figures if figure.metric is metric]
-        if of_metric:
-            parts.append(f"{metric} in {metric.unit}: median (min to max), ratio to direct\n{_grid(of_metric)}")
+        for unit in dict.fromkeys(figure.unit for figure in of_metric):
+            grid = _grid([figure for figure in of_metric if figure.unit == unit])
+            parts.append(f"{metric} in {unit}: median (min to max), ratio to direct\n{grid}")
     return "\n\n".join(parts) + "\n"
 
 

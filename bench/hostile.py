@@ -89,8 +89,8 @@ class Bench:
             REPOSITORY / "policies" / "open",
             resources=lab.shop_resource() | cache_resource(),
             agents={
-                AGENT: {"owner": "bench@lab.example", "phases": {"plan": {"sources": list(PLANNER)}}},
-                _HOSTILE: {"owner": "bench@lab.example", "phases": {"execute": {"sources": [*EXECUTOR, "10.81.1.77"]}}},
+                AGENT: {"owner": "bench@lab.example", "phases": {"execute": {"sources": list(EXECUTOR)}}},
+                _HOSTILE: {"owner": "bench@lab.example", "phases": {"plan": {"sources": [*PLANNER, attackers.NOBODY]}}},
             },
         )
         lab.start_appliance()
@@ -99,11 +99,11 @@ class Bench:
         """One way in so many rounds: when they began, what the honest client took, and what the hostile one did."""
         begin = time.monotonic() + _START_SECONDS
         until = begin + rounds * attackers.ROUND_SECONDS
-        quiet = self._start("planner", "honest", str(until))
+        quiet = self._start("executor", "honest", str(until))
         assert quiet.stdout is not None
         if quiet.stdout.readline() != "ready\n":
             raise LabError(f"{kind}: the honest client did not begin: {quiet.communicate()[1].strip()[-2000:]}")
-        role = None if kind in attackers.AS_ROOT else "executor"
+        role = None if kind in attackers.AS_ROOT else "planner"
         hostile = self._start(role, "attackers", kind, str(begin), str(rounds))
         limit = until - time.monotonic() + _SLACK_SECONDS
         said, errors = quiet.communicate(timeout=limit)

@@ -3,6 +3,9 @@
 An executor of the lab gets at the target through the appliance alone. A bench needs other ways, and makes them itself: a
 link past the appliance for the direct lane, and one to the appliance's machine, not among the interfaces whose connections
 are caught, on which the other programs listen. Those connect to the target over the same link as the appliance does.
+
+Thousands of connections that do nothing end at a pgbouncer in the target's machine, since a PostgreSQL process for each
+would need more memory than all that is measured.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ from typing import Final
 from bench.usage import family
 from lab.database import OWNER, PORT
 from lab.killings import workers_of
-from lab.laboratory import RESOURCE, Lab
-from lab.machines import TARGET, LabError, Place, inside, namespace
+from lab.laboratory import AGENT, RESOURCE, Lab
+from lab.machines import EXECUTOR, LINK, TARGET, LabError, Place, inside, namespace
 
 # A numeric user without an entry in any file.
 PEERS_UID: Final = 61021
@@ -31,22 +34,30 @@ _PEERS_EXECUTOR: Final = "10.81.4.1"
 # A second address of the target, registered as a resource whose target leg has no TLS: one appliance serves both.
 _PLAIN_TARGET: Final = "10.81.2.3"
 
+# What idle connections come from: an agent has a limit of flows, so there are several agents.
+IDLE_SOURCES: Final = tuple(f"10.81.1.{number}" for number in range(11, 17))
+IDLE_CLIENTS: Final = 5_000
+
+_POOL: Final = 6431
 _PGBOUNCER_PLAIN: Final = 6432
 _PGBOUNCER_TLS: Final = 6433
 _HAPROXY: Final = 6434
+_HAPROXY_IDLE: Final = 6435
 _START_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
     """A way to the target. `endpoint` and `workers` take whether there is TLS; `processes` are all that do the lane's work,
-    `workers` those that carry connections; both are empty for the direct lane."""
+    `workers` those that carry connections; both are empty for the direct lane. `idle` is where connections go that do
+    nothing."""
 
     name: str
     needs_password: bool
     endpoint: Callable[[bool], tuple[str, int]]
     processes: Callable[[], list[int]]
     workers: Callable[[bool], list[int]]
+    idle: tuple[str, int]
 
 
 class Peers:
@@ -74,14 +85,29 @@ class Peers:
                 "link0",
             ]
         )
+        for source in IDLE_SOURCES:
+            _run(["ip", "-netns", namespace(self._lab.name, Place.EXECUTOR), "address", "add", f"{source}/24", "dev", LINK])
         self._folder.mkdir(mode=0o700)
         os.chown(self._folder, PEERS_UID, PEERS_UID)
+
+    def start_pool(self) -> None:
+        """Start the pgbouncer in the target's machine at which idle connections end."""
+        text = (
+            f"[databases]\n* = host={TARGET.ipv4} port={PORT}\n[pgbouncer]\n"
+            f"listen_addr = {_PLAIN_TARGET}\nlisten_port = {_POOL}\nunix_socket_dir =\n"
+            f"pool_mode = transaction\nmax_client_conn = {IDLE_CLIENTS + 100}\ndefault_pool_size = 20\n"
+            f"auth_type = scram-sha-256\nauth_file = {self._accounts()}\n"
+            "ignore_startup_parameters = extra_float_digits,options\n"
+            "log_connections = 0\nlog_disconnections = 0\nlog_stats = 0\n"
+        )
+        file = self._write("pool.ini", text)
+        self._launch(["pgbouncer", "--quiet", str(file)], _POOL, Place.TARGET, _PLAIN_TARGET)
 
     def start(self, name: str) -> Lane:
         """Start what a lane is made of and answer it when it serves. LabError has what it said if it does not."""
         match name:
             case "direct":
-                return Lane(name, True, lambda _: (_DIRECT_TARGET, PORT), list, lambda _: [])
+                return Lane(name, True, lambda _: (_DIRECT_TARGET, PORT), list, lambda _: [], (_DIRECT_TARGET, PORT))
             case "pgbouncer":
                 return self._start_pgbouncer()
             case "haproxy":
@@ -106,8 +132,18 @@ class Peers:
                 "credential": "shop-owner",
                 "tls": {"target": "disable"},
             },
+            f"{RESOURCE}-idle": {
+                "protocol": "postgres",
+                "addresses": [f"{_PLAIN_TARGET}:{_POOL}"],
+                "credential": "shop-owner",
+                "tls": {"target": "disable"},
+            },
         }
-        lab.configure(self._policies, resources=resources)
+        agents = {
+            name: {"owner": "bench@lab.example", "phases": {"execute": {"sources": [source]}}}
+            for name, source in [(AGENT, EXECUTOR.ipv4), *((f"idle-{at}", one) for at, one in enumerate(IDLE_SOURCES))]
+        }
+        lab.configure(self._policies, resources=resources, agents=agents)
         lab.start_appliance()
         return Lane(
             "sluicegate",
@@ -115,10 +151,10 @@ class Peers:
             lambda is_encrypted: (TARGET.ipv4 if is_encrypted else _PLAIN_TARGET, PORT),
             lambda: family(lab.appliance.pid),
             lambda _: workers_of(lab.appliance.pid),
+            (_PLAIN_TARGET, _POOL),
         )
 
     def _start_pgbouncer(self) -> Lane:
-        accounts = self._write("accounts", f'"{OWNER}" "{self._password}"\n')
         started = {}
         for is_encrypted, port in ((False, _PGBOUNCER_PLAIN), (True, _PGBOUNCER_TLS)):
             leg = (
@@ -131,8 +167,8 @@ class Peers:
             text = (
                 f"[databases]\n* = host={TARGET.ipv4} port={PORT}\n[pgbouncer]\n"
                 f"listen_addr = {_PEERS_APPLIANCE}\nlisten_port = {port}\nunix_socket_dir =\n"
-                f"pool_mode = session\nmax_client_conn = 500\ndefault_pool_size = 100\n"
-                f"auth_type = scram-sha-256\nauth_file = {accounts}\n"
+                f"pool_mode = session\nmax_client_conn = {IDLE_CLIENTS + 100}\ndefault_pool_size = 100\n"
+                f"auth_type = scram-sha-256\nauth_file = {self._accounts()}\n"
                 f"log_connections = 0\nlog_disconnections = 0\nlog_stats = 0\n{leg}"
             )
             file = self._write(f"pgbouncer-{port}.ini", text)
@@ -143,24 +179,33 @@ class Peers:
             lambda is_encrypted: (_PEERS_APPLIANCE, _PGBOUNCER_TLS if is_encrypted else _PGBOUNCER_PLAIN),
             lambda: list(started.values()),
             lambda is_encrypted: [started[is_encrypted]],
+            (_PEERS_APPLIANCE, _PGBOUNCER_PLAIN),
         )
 
     def _start_haproxy(self) -> Lane:
         text = (
-            "global\n    maxconn 1000\n"
+            f"global\n    maxconn {IDLE_CLIENTS + 500}\n"
             "defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 1h\n    timeout server 1h\n"
             f"listen postgres\n    bind {_PEERS_APPLIANCE}:{_HAPROXY}\n    server target {TARGET.ipv4}:{PORT}\n"
+            f"listen idle\n    bind {_PEERS_APPLIANCE}:{_HAPROXY_IDLE}\n    server target {_PLAIN_TARGET}:{_POOL}\n"
         )
         process = self._launch(["haproxy", "-db", "-q", "-f", str(self._write("haproxy.cfg", text))], _HAPROXY)
-        return Lane("haproxy", True, lambda _: (_PEERS_APPLIANCE, _HAPROXY), lambda: [process], lambda _: [process])
+        return Lane(
+            "haproxy",
+            True,
+            lambda _: (_PEERS_APPLIANCE, _HAPROXY),
+            lambda: [process],
+            lambda _: [process],
+            (_PEERS_APPLIANCE, _HAPROXY_IDLE),
+        )
 
-    def _launch(self, words: list[str], port: int) -> int:
-        """Start a program in the appliance's machine, not as root; its process id once it answers PostgreSQL's clients."""
+    def _launch(self, words: list[str], port: int, place: Place = Place.APPLIANCE, address: str = _PEERS_APPLIANCE) -> int:
+        """Start a program in a machine, not as root; its process id once it answers PostgreSQL's clients there."""
         output = self._folder / f"{words[0]}-{port}.log"
         with output.open("ab") as said:
             try:
                 process = subprocess.Popen(
-                    [*inside(self._lab.name, Place.APPLIANCE, PEERS_UID), *words],
+                    [*inside(self._lab.name, place, PEERS_UID), *words],
                     stdin=subprocess.DEVNULL,
                     stdout=said,
                     stderr=said,
@@ -170,13 +215,16 @@ class Peers:
                 )
             except FileNotFoundError as error:
                 raise LabError(f"{words[0]} could not be started: {error}") from error
-        words_asking = ["pg_isready", "--quiet", f"--host={_PEERS_APPLIANCE}", f"--port={port}", "--timeout=1"]
+        words_asking = ["pg_isready", "--quiet", f"--host={address}", f"--port={port}", "--timeout=1"]
         for _ in range(int(_START_SECONDS * 20)):
             if process.poll() is not None:
                 break
-            if self._lab.run_in(Place.EXECUTOR, words_asking).returncode == 0:
+            if self._lab.run_in(place, words_asking).returncode == 0:
                 return process.pid
         raise LabError(f"{words[0]} did not come up: {output.read_text(errors='replace').strip()[-2000:]}")
+
+    def _accounts(self) -> Path:
+        return self._write("accounts", f'"{OWNER}" "{self._password}"\n')
 
     def _copied(self, name: str) -> Path:
         return self._write(name, (self._lab.folder / "target" / name).read_text())

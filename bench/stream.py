@@ -1,7 +1,8 @@
 """A PostgreSQL client that reads a large result and does nothing with it, so that it is not what is measured.
 
 Run in the executor's machine; libpq's variables say where to, PGSSLMODE is "disable" or "require". It asks the query of its
-first argument again and again for the seconds of its second, and prints a line of JSON: rows, bytes and seconds of each.
+first argument again and again for the seconds of its second, but as often as its third says at least, and prints a line of
+JSON: rows, bytes and seconds of each.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import struct
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from appliance.credentials.scram import ScramClient, salted_password
@@ -24,7 +26,6 @@ _SECONDS_MAX: Final = 60.0
 _SSL_REQUEST: Final = struct.pack("!II", 8, 80877103)
 # ReadyForQuery outside of a transaction; a row cannot end like this because a text has no zero byte.
 _READY: Final = b"Z\0\0\0\5I"
-_TIMES_MIN: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +37,29 @@ class Reading:
     seconds: float
 
 
+# Thousands of logins of one user would else cost the client more than the server.
+_salted: Final = cache(salted_password)
+
+
 def read_readings(text: str) -> list[Reading]:
     """What `main` has printed."""
     return [Reading(**one) for one in json.loads(text)]
 
 
-def _main(query: str, seconds: float) -> None:
-    stream = _connect()
+def _main(query: str, seconds: float, times: int) -> None:
+    stream = connect()
     deadline = time.monotonic() + seconds
     readings: list[Reading] = []
-    while len(readings) < _TIMES_MIN or time.monotonic() < deadline:
+    while len(readings) < times or time.monotonic() < deadline:
         readings.append(_read_result(stream, query))
     print(json.dumps([{"rows": one.rows, "size": one.size, "seconds": one.seconds} for one in readings]))
 
 
-def _connect() -> socket.socket:
-    stream: socket.socket = socket.create_connection((os.environ["PGHOST"], int(os.environ["PGPORT"])), _SECONDS_MAX)
+def connect(source: str = "") -> socket.socket:
+    """A connection, logged in, that libpq's variables lead to. `source` is the address it comes from, "" any.
+    ConnectionError says what the server said if it refuses."""
+    address = (os.environ["PGHOST"], int(os.environ["PGPORT"]))
+    stream: socket.socket = socket.create_connection(address, _SECONDS_MAX, (source, 0) if source else None)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if os.environ["PGSSLMODE"] == "require":
         stream.sendall(_SSL_REQUEST)
@@ -95,7 +103,7 @@ def _log_in(stream: socket.socket) -> None:
                 _put(stream, b"p", b"SCRAM-SHA-256\0" + struct.pack("!I", len(first)) + first)
             case b"R", 11:
                 password = os.environ["PGPASSWORD"].encode()
-                _put(stream, b"p", client.final(salted_password(password, client.derivation(body[4:]))))
+                _put(stream, b"p", client.final(_salted(password, client.derivation(body[4:]))))
             case b"R", 12:
                 client.verify(body[4:])
             case (b"R", 0) | (b"S" | b"K" | b"N", _):
@@ -145,4 +153,4 @@ def _read_result(stream: socket.socket, query: str) -> Reading:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], float(sys.argv[2]))
+    _main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))

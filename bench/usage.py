@@ -40,6 +40,17 @@ def peak_resident(processes: Iterable[int]) -> int:
     return largest
 
 
+def resident(processes: Iterable[int]) -> int:
+    """The bytes that these processes have resident now, all together."""
+    total = 0
+    for process in processes:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for line in Path(f"/proc/{process}/status").read_text().splitlines():
+                if line.startswith("VmRSS:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
 def family(process: int) -> list[int]:
     """A process and all its descendants that run now."""
     found = [process]

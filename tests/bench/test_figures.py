@@ -95,6 +95,15 @@ def test_the_metrics_are_these_with_these_units() -> None:
     }
 
 
+def test_a_sample_may_be_in_a_unit_of_its_own_and_then_has_a_table_of_its_own() -> None:
+    kept = Samples("postgres", LANES)
+    kept.add(0, "gateway", "gigabyte", 1, Metric.RSS, 90.0)
+    kept.add(0, "gateway", "idle", 5000, Metric.RSS, 7.5, "KiB")
+    assert [(figure.mode, figure.unit) for figure in kept.figures()] == [("gigabyte", "MiB"), ("idle", "KiB")]
+    heads = [line for line in as_table(kept.figures()).splitlines() if line.startswith("rss in ")]
+    assert [head.split(":")[0] for head in heads] == ["rss in MiB", "rss in KiB"]
+
+
 def test_the_table_has_a_line_for_each_case_and_a_dash_for_what_is_missing() -> None:
     kept = samples((0, "direct", 20.0), (0, "gateway", 50.0))
     kept.add(0, "direct", "prepared", 8, Metric.LATENCY, 1234.0)
