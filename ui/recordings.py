@@ -1,4 +1,4 @@
-"""How recordings are read from the command line: `flows`, `replay`, `verify`, `export`.
+"""How recordings are read from the command line: `flows`, `replay`, `verify`.
 
 Recorded texts come from agents and targets that may be hostile, so nothing of them reaches a terminal before its control
 characters are made visible.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,10 +25,9 @@ from rich.table import Table
 from rich.text import Text
 
 from appliance.errors import RecordingError
-from appliance.recording import keys, reader
-from appliance.recording.journal import Header
+from appliance.recording import reader
+from appliance.recording.bundle import open_bundle
 from appliance.recording.places import Places
-from appliance.recording.reader import Kept
 from appliance.recording.records import Answered, Commanded, Decided, FlowClosed, FlowOpened, Passed
 from appliance.recording.replay import Moment
 from appliance.recording.replay import replay as moments_of
@@ -40,7 +39,6 @@ from ui.conversation import NoAnswer, ask_control
 from ui.terminal import clock_time, console, duration, one_line, print_json, printable, short_time, table
 
 _CAUGHT_UP_SECONDS = 1.0  # control takes journals in many times a second; after that they are read without the rest
-_EXPORTED_AT_ONCE = 1_000
 _FLOWS_AT_ONCE = 200  # the most that control gives at once
 _FLOWS_READ_MAX = 100_000  # of the files, where a filter leaves some of them out
 _AGO = pattern(r"(\d{1,9})([smhdw])")
@@ -172,16 +170,17 @@ def _asked_flows(run: str, wanted: _Wanted) -> list[dict[str, Any]]:
 
 def _recorded_flows(state: Path, wanted: _Wanted) -> list[dict[str, Any]]:
     """What the recording's files hold, in the same form."""
-    with _told():
-        places = _caught_up(state)
+    with told_plainly():
+        places = caught_up(state)
         # What is left out below must not count towards the limit.
         limit = _FLOWS_READ_MAX if wanted.denied or wanted.held else wanted.limit
         found = reader.list_flows(places, agent=wanted.agent, resource=wanted.resource, since=wanted.since, limit=limit)
     kept = [one for one in found if (not wanted.denied or one.refused) and (not wanted.held or one.held)]
-    return [_flow_fields(one) for one in kept[: wanted.limit]]
+    return [flow_fields(one) for one in kept[: wanted.limit]]
 
 
-def _flow_fields(flow: FlowSummary) -> dict[str, Any]:
+def flow_fields(flow: FlowSummary) -> dict[str, Any]:
+    """A recorded flow as control's flows.list has it. Times in nanoseconds."""
     return {
         "flow": flow.flow,
         "principal": flow.principal,
@@ -229,8 +228,8 @@ def replay(flow: str, state: Path, as_json: bool) -> None:
     Example:
       sluicegate replay f3a9
     """
-    with _told():
-        places = _caught_up(state)
+    with told_plainly():
+        places = caught_up(state)
         moments = moments_of(reader.read_flow(places, reader.find_flow(places, flow)))
         if as_json:
             for moment in moments:
@@ -255,8 +254,13 @@ def replay(flow: str, state: Path, as_json: bool) -> None:
     multiple=True,
     help="A copy of head.json that was kept elsewhere; may be given several times.",
 )
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Verify what `export --format proof` wrote, instead of a state folder.",
+)
 @_json
-def verify(state: Path, public_key: Path | None, witnesses: tuple[Path, ...], as_json: bool) -> None:
+def verify(state: Path, public_key: Path | None, witnesses: tuple[Path, ...], bundle: Path | None, as_json: bool) -> None:
     """Prove that nothing was changed, removed, added or moved.
 
     Needs no running appliance. Ends with 1 where something was.
@@ -265,8 +269,8 @@ def verify(state: Path, public_key: Path | None, witnesses: tuple[Path, ...], as
     Example:
       sluicegate verify --public-key /mnt/elsewhere/recording.pub --head /mnt/elsewhere/head.json
     """
-    with _told():
-        report = verify_recording(state, public_key, witnesses)
+    with told_plainly(), open_bundle(bundle) if bundle is not None else nullcontext(state) as place, _patience(as_json):
+        report = verify_recording(place, public_key, witnesses)
     if as_json:
         print_json({"sound": report.is_sound, **msgspec.to_builtins(report)})
     else:
@@ -275,36 +279,12 @@ def verify(state: Path, public_key: Path | None, witnesses: tuple[Path, ...], as
         sys.exit(1)
 
 
-@click.command()
-@click.argument("flow", required=False, shell_complete=complete_flow)
-@click.option("--all", "everything", is_flag=True, help="Every record, control's own notes and journals' headers included.")
-@click.option("--exact", is_flag=True, help="Add exact texts; needs control's private key.")
-@click.option(
-    "--sqlite",
-    "database",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Into a new SQLite file instead of JSON lines.",
-)
-@_state
-def export(flow: str | None, everything: bool, exact: bool, database: Path | None, state: Path) -> None:
-    """Print the records of FLOW (or --all) as JSON lines, each with its receipt. Exact texts stay sealed without --exact."""
-    if (flow is None) != everything:
-        raise click.UsageError("name a flow, or say --all")
-    if database is not None and database.exists():
-        raise click.UsageError(f"{database} exists")
-    with _told():
-        places = _caught_up(state)
-        opened = keys.load(places.keys) if exact else None
-        kept = reader.read_all(places) if flow is None else reader.read_flow(places, reader.find_flow(places, flow))
-        lines = (_exported(places, one, opened) for one in kept)
-        if database is None:
-            for line in lines:
-                print_json(line)
-        else:
-            _export_to(database, lines)
+def _patience(as_json: bool) -> AbstractContextManager[object]:
+    """A sign of life for people: a large recording takes minutes."""
+    return nullcontext() if as_json or not sys.stderr.isatty() else console(to_errors=True).status("verifying …")
 
 
-def _caught_up(state: Path) -> Places:
+def caught_up(state: Path) -> Places:
     """The recording, once what was in the journals just now is taken in, if that is soon."""
     places = Places(state)
     if not places.recording.is_dir():
@@ -320,7 +300,8 @@ def _caught_up(state: Path) -> Places:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told_plainly() -> Iterator[None]:
+    """What is wrong with a recording, as people are told it."""
     try:
         yield
     except RecordingError as error:
@@ -332,38 +313,6 @@ def _told() -> Iterator[None]:
 def _without_sealed(value: Any) -> Any:
     value["record"].pop("sealed", None)
     return value
-
-
-def _exported(places: Places, kept: Kept, opened: keys.Keys | None) -> dict[str, Any]:
-    fields: dict[str, Any] = msgspec.to_builtins(kept.record)
-    is_sealed = fields.pop("sealed", None) is not None
-    if isinstance(kept.record, Header):
-        fields.pop("sealing", None)
-    line = {
-        "receipt": {
-            "number": kept.number,
-            "segment": kept.segment,
-            "chain": kept.chain,
-            "sequence": kept.sequence,
-            "hash": kept.hash.hex(),
-        },
-        **fields,
-    }
-    if is_sealed:
-        line["sealed"] = True
-        if opened is not None:
-            line["exact"] = reader.open_exact(places, opened.sealing, kept)
-    return line
-
-
-def _export_to(database: Path, lines: Iterator[dict[str, Any]]) -> None:
-    # Imported here because it takes a tenth of a second, which every other command would wait for.
-    from sqlite_utils import Database
-
-    made = Database(database)
-    # A command has a number of its own; the receipt's columns say whose they are.
-    flattened = ({**{f"receipt_{name}": value for name, value in line.pop("receipt").items()}, **line} for line in lines)
-    made.table("records").insert_all(flattened, pk="receipt_number", alter=True, batch_size=_EXPORTED_AT_ONCE)
 
 
 def _moment(since: str | None) -> int:

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from appliance.recording.records import Answered, Commanded, Decided, FlowClosed, FlowOpened
 from tests.recording.recorded import START, Recorded
-from ui.recordings import export, flows, replay, verify
+from ui.exports import export
+from ui.recordings import flows, replay, verify
 from ui.terminal import printable
 
 CARD = "4111111111111111"
@@ -187,10 +188,12 @@ def test_an_export_carries_each_records_receipt(state: Path) -> None:
 
 
 def test_an_export_to_sqlite_can_be_queried(state: Path, tmp_path: Path) -> None:
-    _run(export, "--all", "--sqlite", str(tmp_path / "out.db"), "--state", str(state))
+    _run(export, "--all", "--format", "sqlite", "--to", str(tmp_path / "out.db"), "--state", str(state))
     rows = sqlite3.connect(tmp_path / "out.db").execute("SELECT number FROM records WHERE outcome = 'refuse'").fetchall()
     assert rows == [(3,)]
-    assert "exists" in _run(export, "--all", "--sqlite", str(tmp_path / "out.db"), "--state", str(state), code=2)
+    assert "exists" in _run(
+        export, "--all", "--format", "sqlite", "--to", str(tmp_path / "out.db"), "--state", str(state), code=2
+    )
 
 
 def test_verify_ends_with_one_word_and_an_exit_code(state: Path) -> None:
