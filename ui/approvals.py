@@ -22,8 +22,6 @@ from ui.conversation import ask_control
 from ui.terminal import console, one_line, print_json, printable
 from ui.wiring import Given
 
-WATCH_SECONDS = 30.0
-
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _if = click.option("--if", "seen", metavar="HASH", help="Answer only if this is what is held (`bound` in show --json).")
 
@@ -53,9 +51,9 @@ def list_(given: Given, settled: int, as_json: bool) -> None:
     for one in found:
         table.add_row(
             one["id"],
-            _left(one),
+            left(one),
             printable(one["principal"]),
-            printable(_place(one)),
+            printable(place(one)),
             one_line(one["shown"]),
             printable(one["rule"]),
             ", ".join(one["approvers"]) or "any approver",
@@ -130,26 +128,6 @@ def edit(
     _answer(given, "edit", approval, seen, as_json, reason=reason, text=text)
 
 
-@approvals.command()
-@_json
-@click.pass_obj
-def watch(given: Given, as_json: bool) -> None:
-    """Print approvals as they come and as they end, until interrupted."""
-    waiting: dict[str, dict[str, Any]] = {}
-    serial = -1
-    while True:
-        answer = ask_control(given.run, "approvals.wait", after=serial, seconds=WATCH_SECONDS)
-        serial = answer["serial"]
-        now = {one["id"]: one for one in answer["approvals"]}
-        for approval in waiting.keys() - now.keys():
-            _tell(ask_control(given.run, "approvals.show", approval=approval), as_json)
-        for approval, one in now.items():
-            known = waiting.get(approval)
-            if known is None or (known["state"], known["why"]) != (one["state"], one["why"]):
-                _tell(one, as_json)
-        waiting = now
-
-
 def _answer(given: Given, how: str, approval: str, seen: str | None, as_json: bool, **words: str) -> None:
     if seen is None:
         seen = ask_control(given.run, "approvals.show", approval=approval)["bound"]
@@ -158,18 +136,6 @@ def _answer(given: Given, how: str, approval: str, seen: str | None, as_json: bo
         print_json(settled)
         return
     click.echo(f"{settled['id']} {settled['outcome']} by {printable(settled['by'])}")
-
-
-def _tell(one: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(one)
-        return
-    if one["state"] == "settled":
-        by = f" by {one['by']}" if one["by"] else ""
-        click.echo(printable(f"{one['id']} {one['outcome']}{by}" + (f": {one['reason']}" if one["reason"] else "")))
-        return
-    why = f" ({one['why']})" if one["why"] else ""
-    click.echo(f"{one['id']} {one['state']}{printable(why)} {printable(one['principal'])} {one_line(one['shown'])}")
 
 
 def _told(one: dict[str, Any]) -> Group:
@@ -183,9 +149,9 @@ def _told(one: dict[str, Any]) -> Group:
 
     state = f"{one['outcome']} by {one['by']}" if one["by"] else one["outcome"] or one["state"]
     add("approval", f"{one['id']} — {state}")
-    add("left", _left(one))
+    add("left", left(one))
     add("who", f"{one['principal']}, known by {one['established']}; groups: {', '.join(one['groups']) or 'none'}")
-    add("where", f"{_place(one)} ({one['protocol']})" + (", inside a transaction" if one["in_transaction"] else ""))
+    add("where", f"{place(one)} ({one['protocol']})" + (", inside a transaction" if one["in_transaction"] else ""))
     add("rule", one["rule"])
     add("because", one["asked_because"])
     add("for", ", ".join(one["approvers"]) or "any approver")
@@ -207,9 +173,11 @@ def _told(one: dict[str, Any]) -> Group:
     return Group(table, Text(), Syntax(text, lexer, background_color="default", word_wrap=True))
 
 
-def _left(one: dict[str, Any]) -> str:
+def left(one: dict[str, Any]) -> str:
+    """How long a held command still waits, or how that ended."""
     return f"{one['remaining']:.0f} s" if one["state"] != "settled" else one["outcome"]
 
 
-def _place(one: dict[str, Any]) -> str:
+def place(one: dict[str, Any]) -> str:
+    """Resource and database."""
     return one["resource"] if one["database"] is None else f"{one['resource']}/{one['database']}"

@@ -47,25 +47,47 @@ def ask_quickly(run: str, verb: str, **arguments: object) -> Any:
     return asyncio.run(_ask(run, verb, arguments, COMPLETION_SECONDS))
 
 
+class Conversation:
+    """One open channel to control, for whoever asks again and again. Used as `async with`."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._channel: Channel | None = None
+
+    async def __aenter__(self) -> Conversation:
+        try:
+            self._channel = await connect(f"{self._run}/control-people.sock", _unexpected, lambda: None)
+        except UnavailableError as error:
+            raise _no_answer(error) from None
+        return self
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        if self._channel is not None:
+            self._channel.close()
+
+    async def ask(self, verb: str, **arguments: object) -> Any:
+        """Like ask_control. Calls may overlap."""
+        assert self._channel is not None
+        try:
+            body = await self._channel.call(lambda call: Request(call, verb, msgspec.json.encode(arguments)))
+        except UnavailableError as error:
+            raise _no_answer(error) from None
+        answer = msgspec.json.decode(body, type=_Answer)
+        if not answer.ok:
+            raise Refused(answer.reason)
+        return answer.result
+
+
 async def _ask(run: str, verb: str, arguments: dict[str, object], seconds: float = ANSWER_SECONDS) -> Any:
-    channel: Channel | None = None
     try:
-        async with asyncio.timeout(seconds):
-            channel = await connect(f"{run}/control-people.sock", _unexpected, lambda: None)
-            body = await channel.call(lambda call: Request(call, verb, msgspec.json.encode(arguments)))
-    except UnavailableError as error:
-        raise NoAnswer(
-            f"the appliance does not answer: {error}. Does it run, and may you ask it (root or an approver)?"
-        ) from None
+        async with asyncio.timeout(seconds), Conversation(run) as conversation:
+            return await conversation.ask(verb, **arguments)
     except TimeoutError:
         raise NoAnswer(f"the appliance did not answer within {seconds:g} seconds") from None
-    finally:
-        if channel is not None:
-            channel.close()
-    answer = msgspec.json.decode(body, type=_Answer)
-    if not answer.ok:
-        raise Refused(answer.reason)
-    return answer.result
+
+
+def _no_answer(error: UnavailableError) -> NoAnswer:
+    return NoAnswer(f"the appliance does not answer: {error}. Does it run, and may you ask it (root or an approver)?")
 
 
 def _unexpected(message: Message) -> NoReturn:
