@@ -161,6 +161,12 @@ def _told(one: dict[str, Any]) -> Group:
         add(f"${number}", "NULL" if value is None else value)
     for effect in one["effects"]:
         add("does", effect)
+    if one["blast"] is None:
+        add("would touch", "not worked out yet; look again in a moment")
+    for figure in one["blast"] or ():
+        mark = "! " if figure["state"] == "warning" else "? " if figure["state"] == "unknown" else ""
+        detail = f" ({figure['detail']})" if figure["detail"] else ""
+        add("would touch", f"{mark}{figure['label']}: {figure['value']}{detail}")
     for earlier in one["before"]:
         add("after", earlier)
     add("hash", one["bound"])
