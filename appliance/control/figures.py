@@ -6,6 +6,8 @@ over foreign keys, what will make it fail, what else runs. Names and numbers onl
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from appliance.approvals.desk import Certainty, Figure
 from appliance.control.probing import CUT, DEPENDENTS_MAX, EXPRESSED, STATEMENT_SECONDS, Answered, Findings, Size
 from appliance.sql.catalogue import Relation
@@ -67,8 +69,13 @@ def _of_statement(findings: Findings, number: int, one: Foresight) -> list[Figur
     lines += [_everything(part) for _, part in direct if part.is_everything and part.what in ("deleted", "updated")]
     for part in {part.relation.oid: part for _, part in direct if part.relation is not None}.values():
         lines += _table(part, findings, number)
-    lines += [_rows(part, answers.get((number, place)), findings) for place, part in followed]
-    lines += [_failing(part, answers.get((number, place))) for place, part in failing]
+    told = {part.reason for _, part in direct if part.reason}
+    for place, part in (*followed, *failing):
+        # Why the rows themselves can't be counted is why those that refer to them can't.
+        shorter = replace(part, reason="for the same reason") if part.reason in told else part
+        answered = answers.get((number, place))
+        is_failing = part.what in _FAILING
+        lines.append(_failing(shorter, answered) if is_failing else _rows(shorter, answered, findings))
     lines += _dropped_along(findings.dependents.get(number, ()), cascades=one.cascades)
     lines += [
         Figure(
@@ -118,7 +125,8 @@ def _failing(part: Part, answered: Answered | None) -> Figure:
     if answered is not None and answered.count is not None:
         if not answered.count:
             return Figure(label, "no row refers to them", detail, Certainty.COUNTED)
-        value = f"{_bounded(answered.count, bound=part.is_bound)} refer to them: it will fail unless they go too"
+        verb = "refers" if answered.count == 1 else "refer"
+        value = f"{_bounded(answered.count, bound=part.is_bound)} {verb} to them: it will fail unless they go too"
         return Figure(label, value, detail, Certainty.WARNING)
     why = _reason(answered.failure) if answered is not None else f"not counted: {part.reason}"
     return Figure(label, f"rows that refer to them would make it fail: {why}", detail, Certainty.UNKNOWN)
@@ -148,7 +156,7 @@ def _estimate(findings: Findings, number: int, one: Foresight) -> list[Figure]:
 
 def _everything(part: Part) -> Figure:
     name = _name(part.relation) if part.relation is not None else "it"
-    return Figure(name, "every row of the table", "the statement has no WHERE", Certainty.WARNING)
+    return Figure(name, "every row", "the statement has no WHERE", Certainty.WARNING)
 
 
 def _table(part: Part, findings: Findings, number: int) -> list[Figure]:
@@ -159,10 +167,14 @@ def _table(part: Part, findings: Findings, number: int) -> list[Figure]:
     if size is not None and relation.kind in "rpm":
         lines.append(Figure(_name(relation), _size_in_words(size), "table and indexes", Certainty.ESTIMATED))
     plan = findings.plans.get(number)
-    if relation.kind == "p" and plan is not None and plan.plan is not None:
-        touched = len(plan.plan.relations)
-        lines.append(Figure(_name(relation), f"is partitioned: {touched} relations are visited", "", Certainty.FACT))
-    if part.what in ("emptied", "dropped", "touched"):
+    if relation.kind == "p" and part.below and plan is not None and plan.plan is not None:
+        touched = len(plan.plan.relations & part.below)
+        value = f"visits {touched} of its {len(part.below)} partitions"
+        lines.append(Figure(_name(relation), value, "as far as planning can tell", Certainty.ESTIMATED))
+    if relation.kind == "v" and part.what not in ("returned", "dropped"):
+        detail = "keys and triggers of the tables behind it are not followed"
+        lines.append(Figure(_name(relation), "is a view", detail, Certainty.WARNING))
+    if part.what in ("removed", "dropped", "touched"):
         lines.append(Figure(_name(relation), "is locked as a whole while it runs", "", Certainty.FACT))
     return lines
 

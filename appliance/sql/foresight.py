@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pglast import parse_sql
-from pglast.enums import BoolExprType, DropBehavior, MergeMatchKind, ObjectType, OnConflictAction
+from pglast.enums import BoolExprType, CmdType, DropBehavior, MergeMatchKind, ObjectType, OnConflictAction
 from pglast.error import Error as GrammarError
 from pglast.stream import RawStream
 
@@ -107,9 +107,10 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of one relation, and what becomes of them ("deleted", "updated", "emptied", "refer" …). `probe` counts them up
+    """Rows of one relation, and what becomes of them ("deleted", "updated", "removed", "refer" …). `probe` counts them up
     to ROWS_MAX + 1; where it is None `reason` says why, or `rows` is their number as the text itself tells it. `is_bound`:
-    there may be fewer. `key` is the foreign key over which the statement reaches them, `level` how many are on the way."""
+    there may be fewer. `key` is the foreign key over which the statement reaches them, `level` how many are on the way.
+    `below` are the names of its partitions and of what inherits from it."""
 
     what: str
     relation: Relation | None
@@ -120,6 +121,7 @@ class Part:
     is_bound: bool = False
     key: ForeignKey | None = None
     level: int = 0
+    below: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +279,7 @@ class _Statements:
         if kind is ast.CopyStmt and node.relation is not None:
             if node.is_from:
                 return Foresight(sort, (Part("inserted", self._relation(node.relation), reason="the rows are yet to come"),))
-            return Foresight(sort, (self._whole("read", node.relation),))
+            return Foresight(sort, (self._whole("returned", node.relation),))
         if kind in (
             ast.AlterTableStmt,
             ast.IndexStmt,
@@ -318,7 +320,7 @@ class _Statements:
     def _piece(self, node: Any, tables: Any, fired: dict[tuple[int, str], Fired]) -> list[Part]:
         kind = type(node)
         if kind is ast.SelectStmt:
-            return [self._selected(node, tables, "read", None)]
+            return [self._selected(node, tables, "returned", None)]
         relation = self._relation(node.relation)
         if kind is ast.InsertStmt:
             self._fires(relation, "insert", fired)
@@ -331,7 +333,9 @@ class _Statements:
         if type(node.whereClause) is ast.CurrentOfExpr:
             return [Part(what, relation, rows=1, is_bound=True)]
         matched = _Matched(node.relation, node.whereClause, node.usingClause if deletes else node.fromClause, tables)
-        first = self._counted(Part(what, relation, is_everything=node.whereClause is None), matched)
+        first = self._counted(
+            Part(what, relation, is_everything=node.whereClause is None, below=self._names_below(relation)), matched
+        )
         if relation is None:
             return [first]
         fields = None if deletes else frozenset(target.name for target in node.targetList)
@@ -365,25 +369,29 @@ class _Statements:
 
     def _merged(self, node: Any, tables: Any, relation: Relation | None, fired: dict[tuple[int, str], Fired]) -> list[Part]:
         kinds = {clause.matchKind for clause in node.mergeWhenClauses}
-        for event in ("insert", "update", "delete"):
-            self._fires(relation, event, fired)
+        commands = {clause.commandType for clause in node.mergeWhenClauses}
+        for command, event in _EVENTS.items():
+            if command in commands:
+                self._fires(relation, event, fired)
         parts: list[Part] = []
+        matched = _Matched(node.relation, node.joinCondition, (node.sourceRelation,), tables)
         if MergeMatchKind.MERGE_WHEN_MATCHED in kinds:
-            matched = _Matched(node.relation, node.joinCondition, (node.sourceRelation,), tables)
             parts.append(self._counted(Part("changed where matched", relation, is_bound=True), matched))
         if MergeMatchKind.MERGE_WHEN_NOT_MATCHED_BY_TARGET in kinds:
-            select = _template("select 1 from a where not exists (select 1 from b where c)")
-            exists = select.whereClause.args[0].subselect
-            select.fromClause, exists.fromClause = (node.sourceRelation,), (node.relation,)
-            exists.whereClause = node.joinCondition
-            parts.append(self._finished(Part("inserted where not matched", relation, is_bound=True), select, tables))
+            source = _unmatched(node.sourceRelation, node.relation, node.joinCondition)
+            parts.append(self._finished(Part("inserted where not matched", relation, is_bound=True), source, tables))
         if MergeMatchKind.MERGE_WHEN_NOT_MATCHED_BY_SOURCE in kinds:
-            select = _template("select 1 from a where not exists (select 1 from b where c)")
-            exists = select.whereClause.args[0].subselect
-            select.fromClause, exists.fromClause = (node.relation,), (node.sourceRelation,)
-            exists.whereClause = node.joinCondition
-            parts.append(self._finished(Part("changed where the source has none", relation, is_bound=True), select, tables))
-        return parts
+            # What follows over foreign keys is not told apart from what the matched rows set off.
+            self._is_cut = True
+            rest = _unmatched(node.relation, node.sourceRelation, node.joinCondition)
+            parts.append(self._finished(Part("changed where the source has none", relation, is_bound=True), rest, tables))
+        if relation is not None and CmdType.CMD_DELETE in commands:
+            parts += self._referring(relation, matched, None, fired)
+        elif relation is not None and CmdType.CMD_UPDATE in commands:
+            changed = [clause.targetList for clause in node.mergeWhenClauses if clause.commandType == CmdType.CMD_UPDATE]
+            fields = frozenset(target.name for targets in changed for target in targets)
+            parts += self._referring(relation, matched, fields, fired)
+        return [replace(part, is_bound=True) for part in parts]
 
     def _planned(self, node: Any, text: str | None) -> tuple[Probe | None, str]:
         """EXPLAIN of a query: of its own text, since an older server may not take what the newest grammar prints; or of what
@@ -406,7 +414,7 @@ class _Statements:
         parts: list[Part] = []
         emptied: dict[int, Relation] = {}
         for each in node.relations[:PARTS_MAX]:
-            part = self._whole("emptied", each)
+            part = self._whole("removed", each)
             parts.append(part)
             if part.relation is not None:
                 for member in (part.relation, *kin(self._catalogue, part.relation)):
@@ -429,7 +437,7 @@ class _Statements:
                 emptied[child.oid] = child
                 for member in kin(self._catalogue, child):
                     emptied[member.oid] = member
-                parts.append(replace(self._whole("emptied", _range(child)), key=key, level=level))
+                parts.append(replace(self._whole("removed", _range(child)), key=key, level=level))
                 self._fires(child, "truncate", fired)
                 waiting.append((child.oid, level + 1))
         return Foresight(sort, tuple(parts), fired=tuple(fired.values()), cascades=cascades, is_cut=self._is_cut)
@@ -563,6 +571,12 @@ class _Statements:
             return None
         return self._state.relation(node.schemaname, node.relname)
 
+    def _names_below(self, relation: Relation | None) -> frozenset[str]:
+        if relation is None:
+            return frozenset()
+        above = kin(self._catalogue, relation, descend=False)
+        return frozenset(each.name for each in kin(self._catalogue, relation) if each not in above)
+
     def _counted(self, part: Part, matched: _Matched) -> Part:
         return self._finished(part, _rows_of(matched), matched.tables)
 
@@ -615,12 +629,14 @@ _COUNTED = frozenset({Action.READ})
 _PLANNED = frozenset({Action.READ, Action.INSERT, Action.UPDATE, Action.DELETE})
 
 _VERBS: dict[type[Any], str] = {
-    ast.SelectStmt: "read",
+    ast.SelectStmt: "returned",
     ast.InsertStmt: "inserted",
     ast.UpdateStmt: "updated",
     ast.DeleteStmt: "deleted",
     ast.MergeStmt: "changed",
 }
+
+_EVENTS = {CmdType.CMD_INSERT: "insert", CmdType.CMD_UPDATE: "update", CmdType.CMD_DELETE: "delete"}
 
 # pg_constraint.confdeltype and confupdtype; the others (no action, restrict) let nothing happen.
 _KEY_WORDS = {"c": "deleted", "n": "set to NULL", "d": "set to their default"}
@@ -683,6 +699,14 @@ def _rows_of(matched: _Matched) -> Any:
         select.whereClause = exists
     else:
         select.whereClause = matched.where
+    return select
+
+
+def _unmatched(rows: Any, others: Any, condition: Any) -> Any:
+    """SELECT 1 of the rows to which none of the others fits."""
+    select = _template("select 1 from a where not exists (select 1 from b where c)")
+    exists = select.whereClause.args[0].subselect
+    select.fromClause, exists.fromClause, exists.whereClause = (rows,), (others,), condition
     return select
 
 
