@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from pglast import ast, parse_sql
+from pglast import ast
 from pglast.enums import AlterTableType
 from pglast.error import Error as GrammarError
 from pglast.parser import scan
@@ -32,6 +32,7 @@ from appliance.sql.reading import (
     Transaction,
 )
 from appliance.sql.redaction import is_costly_to_scan, redact
+from appliance.sql.tree import parse
 
 # Servers older than this speak a grammar whose differences from the one used here have not been gone through.
 SERVER_VERSION_MIN = 140_000
@@ -113,7 +114,7 @@ def read(text: str, catalogue: Catalogue, session: SessionView) -> Reading:
     if problem is not None:
         return _failed(text, problem)
     try:
-        parsed = parse_sql(text)
+        parsed = parse(text)
     except GrammarError as error:
         return _failed(text, _syntax(error))
     except (ValueError, RecursionError, MemoryError):

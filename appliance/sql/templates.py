@@ -20,7 +20,6 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pglast import parse_sql
 from pglast.enums import A_Expr_Kind
 from pglast.error import Error as GrammarError
 from pglast.parser import scan
@@ -28,7 +27,7 @@ from pglast.parser import scan
 from appliance.effects import Action
 from appliance.sql.reading import Reading, Statement
 from appliance.sql.redaction import is_costly_to_scan, may_hold_shape, redact
-from appliance.sql.tree import ast, children, strings
+from appliance.sql.tree import ast, children, parse, strings
 
 # A text with more literals is a bulk load. Each takes some 5 µs when its template is made and some tenths of one after.
 LITERALS_MAX: Final = 4_000
@@ -178,7 +177,7 @@ def kept_literals(parts: Cut) -> tuple[int, ...] | None:
     marks = [_mark(kind, place) for place, kind in enumerate(kinds)]
     tried = pieces[0] + "".join(mark + piece for mark, piece in zip(marks, pieces[1:], strict=True))
     try:
-        parsed = parse_sql(tried)
+        parsed = parse(tried)
     except (GrammarError, ValueError, RecursionError, MemoryError):
         return None
     if len(parsed) != 1 or type(parsed[0].stmt).__name__ not in _STATEMENTS:
