@@ -119,7 +119,7 @@ def run(protocols: frozenset[str], table: Callable[[], Mapping[str, InspectorMak
 
         return run_dashboard(reread_configuration(str(configuration), protocols), listening, _announce(ready))
 
-    build_cli(up=up, control=control, worker=worker, web=web, protocols=protocols, placeholder=placeholder)()
+    build_cli(up=up, control=control, worker=worker, web=web, protocols=protocols, placeholder=placeholder)(prog_name="sluicegate")
 
 
 async def _work(
