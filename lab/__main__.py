@@ -81,12 +81,17 @@ def appliance(policies: str | None, name: str | None) -> NoReturn:
     lab = Lab(name)
     if not lab.is_up:
         raise LabError(f"lab {lab.name} is not up; ./run lab up")
+    listening = lab.open_dashboard()
+    served = {"listen": "{}:{}".format(*listening.getsockname())}
     if policies is not None:
-        lab.configure(Path(policies).resolve())
+        lab.configure(Path(policies).resolve(), dashboard=served)
     elif not lab.configuration.exists():
-        lab.configure()
-    words = lab.command(Place.APPLIANCE, ("sluicegate", "up"))
+        lab.configure(dashboard=served)
+    listening.set_inheritable(True)
+    words = lab.command(Place.APPLIANCE, ("sluicegate", "up", "--dashboard-fd", str(listening.fileno())))
     own = lab.appliance_shell()
+    click.echo(f"the dashboard will be at https://{served['listen']} of this machine; a one-time link to sign in:")
+    click.echo(f"  ./run lab shell appliance --name {lab.name} sluicegate dashboard")
     click.echo(
         f"in another terminal: ./run lab shell executor --name {lab.name}   and: ./run lab shell appliance --name {lab.name}"
     )

@@ -41,8 +41,8 @@ class Demo:
         self._lab = lab
         self.outcomes: list[Outcome] = []
 
-    def play(self) -> None:
-        """All steps, in order; the last two take the appliance away."""
+    def play(self, pause: Callable[[], None] = lambda: None) -> None:
+        """All steps, in order; the last two take the appliance away, and `pause` comes before them."""
         self._masked_read()
         self._planner_write()
         self._dropped_database()
@@ -53,6 +53,7 @@ class Demo:
         self._protected_table()
         self._other_port()
         self._recording()
+        pause()
         self._killed()
 
     def _masked_read(self) -> None:
@@ -212,6 +213,11 @@ class Demo:
         print(f"{mark} {title}\n       expected: {expected}\n       seen:     {seen}", flush=True)
 
 
+def _look(lab: Lab) -> None:
+    print(f"\n{lab.run_sluicegate('dashboard').stdout.strip()}")
+    input("look at the dashboard; Enter goes on with what happens when the appliance is killed ")
+
+
 def _last(said: str) -> str:
     """The telling line of what psql printed: its error, else its last line with something in it."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
@@ -228,17 +234,22 @@ def main() -> int:
         prog="./run demo", description="Play a planner and an executor against a governed shop."
     )
     parser.add_argument("--keep", action="store_true", help="leave the lab up afterwards")
+    parser.add_argument("--look", action="store_true", help="stop before the end, so that you can look at the dashboard")
     arguments = parser.parse_args()
     lab = Lab(os.environ.get("SLUICEGATE_LAB", "demo"))
     print("building three machines: an executor, the appliance, and a target with PostgreSQL 15", flush=True)
     lab.up()
     try:
-        lab.configure(Path(REPOSITORY) / "policies" / "example")
+        listening = lab.open_dashboard()
+        address = "{}:{}".format(*listening.getsockname())
+        lab.configure(Path(REPOSITORY) / "policies" / "example", dashboard={"listen": address})
         print("starting the appliance", flush=True)
-        lab.start_appliance()
+        with listening:
+            lab.start_appliance(dashboard=listening)
+        print(f"the dashboard is at https://{address} of this machine")
         print(f"the executor's psql goes to {TARGET.ipv4}:5432, as it always did\n", flush=True)
         demo = Demo(lab)
-        demo.play()
+        demo.play(lambda: _look(lab) if arguments.look else None)
     finally:
         if not arguments.keep:
             lab.down()

@@ -8,6 +8,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +33,9 @@ WORKER_UID: Final = 61001
 CONTROL_UID: Final = 61002
 AGENT: Final = "shop-bot"
 RESOURCE: Final = "shop"
+DASHBOARD_PORT: Final = 8443
+# More labs than one machine carries at a time.
+_DASHBOARD_PORTS: Final = 50
 
 # With "sg-" and "-appliance" it stays well below what a file name may have; the rest keeps it one word everywhere.
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}", re.ASCII)
@@ -234,9 +238,12 @@ class Lab:
             }
         }
 
-    def start_appliance(self, configuration: Path | None = None, module: str = "appliance") -> None:
+    def start_appliance(
+        self, configuration: Path | None = None, module: str = "appliance", dashboard: socket.socket | None = None
+    ) -> None:
         """Start the appliance in its machine and wait until it serves. LabError has the end of its log if it does not.
-        `module` is what is run: another one may wire the same rooms with one protocol more."""
+        `module` is what is run: another one may wire the same rooms with one protocol more. `dashboard` is a socket of
+        open_dashboard()."""
         self.stop_appliance()
         self._module = module
         file = configuration or (self.configuration if self.configuration.exists() else self.configure())
@@ -244,12 +251,16 @@ class Lab:
         try:
             with self.appliance_log.open("ab") as output:
                 words = [sys.executable, "-m", module, "up", "--configuration", str(file), "--ready-fd", str(writing)]
+                passed = [writing]
+                if dashboard is not None:
+                    passed.append(dashboard.fileno())
+                    words += ["--dashboard-fd", str(dashboard.fileno())]
                 self._appliance = subprocess.Popen(
                     self.command(Place.APPLIANCE, words),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    pass_fds=(writing,),
+                    pass_fds=passed,
                     cwd="/",
                     env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": str(REPOSITORY)},
                     start_new_session=True,
@@ -265,6 +276,16 @@ class Lab:
             os.close(reading)
             if writing >= 0:
                 os.close(writing)
+
+    def open_dashboard(self) -> socket.socket:
+        """A listening socket of this machine, which its browsers reach, for the dashboard in the appliance's: a socket stays
+        in the network it was made in, whoever serves it."""
+        for port in range(DASHBOARD_PORT, DASHBOARD_PORT + _DASHBOARD_PORTS):
+            try:
+                return socket.create_server(("127.0.0.1", port), backlog=128)
+            except OSError:
+                continue
+        raise LabError(f"no port from {DASHBOARD_PORT} on is free for the dashboard")
 
     @property
     def appliance(self) -> subprocess.Popen[bytes]:

@@ -187,6 +187,8 @@ async def _answer(
 async def _editor(house: House, who: Visit, approval: str, form: dict[str, str], trouble: str = "") -> HTMLResponse:
     """The page on which a held command is changed: at first with its exact text (that it was shown is kept in its history),
     then with what somebody made of it and the verdict that would get."""
+    if not who.may_approve:
+        raise Forbidden("Approvers and administrators change commands.")
     nav = await waiting(house, who)
     text = form.get("text")
     if text is None:

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from appliance.log import Log
@@ -96,9 +97,6 @@ class Doors:
                 await _refuse(answer, refusal)
             else:
                 await self._inner(scope, _Bounded(receive), answer)
-        except _TooMuch as error:
-            if status == 500:
-                await _refuse(answer, error.refusal)
         finally:
             path = scope["path"]
             if status >= 400 or not path.startswith("/static/"):
@@ -174,12 +172,6 @@ async def _refuse(send: Send, refusal: _Refusal) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class _TooMuch(Exception):
-    def __init__(self, refusal: _Refusal) -> None:
-        super().__init__(refusal.words)
-        self.refusal = refusal
-
-
 class _Bounded:
     """A request's body, read so far and so long and no further."""
 
@@ -199,10 +191,10 @@ class _Bounded:
             async with asyncio.timeout_at(self._until):
                 message = await self._receive()
         except TimeoutError:
-            raise _TooMuch(_Refusal(408, "The request took too long to arrive.")) from None
+            raise HTTPException(408, "The request took too long to arrive.") from None
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
             self._is_whole = not message.get("more_body", False)
             if self._left < 0:
-                raise _TooMuch(_Refusal(413, "The request is too large."))
+                raise HTTPException(413, "The request is too large.")
         return message

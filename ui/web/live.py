@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any, Final
+
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from appliance.log import Level, Log
 from ui.web.control import AskingError, Away, Control, SignedOut
@@ -38,6 +41,20 @@ class _Stream:
     def tell(self, event: str, data: str) -> None:
         self.pending[event] = data
         self.moved.set()
+
+
+class _Telling(StreamingResponse):
+    """The stream of events; `left` is called when it has ended, however that came."""
+
+    def __init__(self, told: AsyncIterator[bytes], left: Callable[[], None]) -> None:
+        super().__init__(told, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+        self._left = left
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._left()
 
 
 class Live:
@@ -82,35 +99,32 @@ class Live:
                 self._serials = serials
                 self._tell_all("changed", json.dumps(serials))
 
-    def open(self, token: str) -> AsyncIterator[bytes]:
-        """What to send to a page (text/event-stream) until it leaves or is signed out. Raises TooManyStreams."""
+    def open(self, token: str) -> Response:
+        """What to answer a page that wants to hear of changes. Raises TooManyStreams."""
         own = sum(stream.token == token for stream in self._streams)
         if len(self._streams) >= STREAMS_MAX or own >= STREAMS_PER_SESSION_MAX:
             raise TooManyStreams("Too many pages are open; close some.")
-        return self._told(_Stream(token))
-
-    async def _told(self, stream: _Stream) -> AsyncIterator[bytes]:
-        # Not earlier: what is never read from never gets to its end either.
+        stream = _Stream(token)
         self._streams.add(stream)
         self._anybody.set()
-        try:
-            yield f"retry: {RETRY_MILLISECONDS}\nevent: hello\ndata: {json.dumps(self._serials or {})}\n\n".encode()
-            while True:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(BEAT_SECONDS):
-                        await stream.moved.wait()
-                stream.moved.clear()
-                pending, stream.pending = stream.pending, {}
-                if not pending and not await self._is_signed_in(stream):
-                    pending = {"signed-out": "{}"}
-                for event, data in pending.items():
-                    yield f"event: {event}\ndata: {data}\n\n".encode()
-                if "signed-out" in pending:
-                    return
-                if not pending:
-                    yield b": still here\n\n"
-        finally:
-            self._streams.discard(stream)
+        return _Telling(self._told(stream), lambda: self._streams.discard(stream))
+
+    async def _told(self, stream: _Stream) -> AsyncIterator[bytes]:
+        yield f"retry: {RETRY_MILLISECONDS}\nevent: hello\ndata: {json.dumps(self._serials or {})}\n\n".encode()
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_SECONDS):
+                    await stream.moved.wait()
+            stream.moved.clear()
+            pending, stream.pending = stream.pending, {}
+            if not pending and not await self._is_signed_in(stream):
+                pending = {"signed-out": "{}"}
+            for event, data in pending.items():
+                yield f"event: {event}\ndata: {data}\n\n".encode()
+            if "signed-out" in pending:
+                return
+            if not pending:
+                yield b": still here\n\n"
 
     async def _is_signed_in(self, stream: _Stream) -> bool:
         try:

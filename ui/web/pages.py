@@ -7,7 +7,7 @@ import time
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query
-from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.requests import Request
 
 from ui.web.control import AskingError, Refused, SignedOut
@@ -52,9 +52,7 @@ def pages(house: House) -> APIRouter:
     @routes.get("/events")
     async def events(request: Request) -> Response:
         who = await house.visit(request)
-        return StreamingResponse(
-            house.live.open(who.token), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
-        )
+        return house.live.open(who.token)
 
     @routes.get("/approvals")
     async def approvals(request: Request) -> Response:
