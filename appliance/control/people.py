@@ -26,12 +26,14 @@ from appliance.control.blast import is_looked_into
 from appliance.control.changes import WAIT_SECONDS_MAX, Changes, Sort
 from appliance.control.log import Level, log
 from appliance.control.metrics import Metrics
+from appliance.control.pages import FLOW_CHARACTERS_MAX, Pages
 from appliance.control.recorder import Recorder
 from appliance.control.tallies import Tallies
 from appliance.control.workers import Workers
-from appliance.errors import SluicegateError
+from appliance.errors import RecordingError, SluicegateError
 from appliance.ipc.channel import Callbacks, Channel
-from appliance.ipc.messages import Message, Request
+from appliance.ipc.messages import Leaf, Message, Request
+from appliance.recording.index import Wanted
 from appliance.settings import Settings
 
 REQUEST_BYTES_MAX = 8 << 20
@@ -41,6 +43,9 @@ CHANNELS_MAX = 256
 CHANNELS_PER_USER_MAX = 64
 CALLS_PER_CHANNEL_MAX = 512
 """The dashboard has one channel for all its browsers, and each may wait for changes."""
+
+DRAIN_SECONDS_MAX = 0.1
+"""How long a timeline of a live flow waits for what was written a moment ago."""
 
 REFUSED = "refused"
 FORBIDDEN = "forbidden"
@@ -166,6 +171,25 @@ class _Naming(msgspec.Struct, forbid_unknown_fields=True):
     name: _Name
 
 
+class _Paging(msgspec.Struct, forbid_unknown_fields=True):
+    """`before` is the `next` of an earlier page."""
+
+    before: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    limit: int = 50
+    agent: _Text | None = None
+    resource: _Text | None = None
+    outcome: _Text | None = None
+    live: bool = False
+
+
+class _ShowingFlow(msgspec.Struct, forbid_unknown_fields=True):
+    """`after` is the `next` of an earlier page."""
+
+    flow: Annotated[str, msgspec.Meta(max_length=FLOW_CHARACTERS_MAX)]
+    after: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
+    limit: int = 200
+
+
 class _Following(msgspec.Struct, forbid_unknown_fields=True):
     """Serials of an earlier answer, or null to be told them at once."""
 
@@ -175,7 +199,8 @@ class _Following(msgspec.Struct, forbid_unknown_fields=True):
 
 class People:
     """The people's socket. The callables are control's: `status` answers what is to be shown, `reload` reads the policy anew
-    and answers what came of it, `explain` says why a command would get its verdict."""
+    and answers what came of it, `explain` says why a command would get its verdict, `dashboard_leaf` what the dashboard
+    shows to browsers."""
 
     def __init__(
         self,
@@ -185,9 +210,11 @@ class People:
         ledger: Ledger,
         accounts: Accounts,
         changes: Changes,
+        pages: Pages,
         status: Callable[[], dict[str, Any]],
         reload: Callable[[], dict[str, Any]],
         explain: Callable[[str, str, str, str, str], Awaitable[dict[str, Any]]],
+        dashboard_leaf: Callable[[], Leaf],
         start: Callable[[Coroutine[None, None, None]], object],
     ) -> None:
         self._settings = settings
@@ -196,9 +223,11 @@ class People:
         self._ledger = ledger
         self._accounts = accounts
         self._changes = changes
+        self._pages = pages
         self._status = status
         self._reload = reload
         self._explain = explain
+        self._dashboard_leaf = dashboard_leaf
         self._start = start
         self._channels: dict[Channel, int] = {}
         self._calls: dict[Channel, int] = {}
@@ -343,6 +372,12 @@ class People:
         return _decided(case, time.time())
 
     async def _flows(self, _asker: Asker, _arguments: _Nothing) -> list[dict[str, Any]]:
+        live = self._workers.live_flows()
+        held = {case.request.flow for case in self.desk.waiting()}
+        try:
+            known = await self._pages.counts(live)
+        except RecordingError:
+            known = {}  # who is there is known without the recording
         return [
             {
                 "flow": flow.flow,
@@ -352,10 +387,12 @@ class People:
                 "source": str(flow.source),
                 "destination": str(flow.destination),
                 "time": flow.time,
-                "worker": worker.index,
+                "worker": index,
+                "held": flow.flow in held,
+                "commands": known[flow.flow].commands if flow.flow in known else None,
+                "last": known[flow.flow].last if flow.flow in known else None,
             }
-            for worker in self._workers.present()
-            for flow in worker.flows.values()
+            for flow, index in live.values()
         ]
 
     async def _say_status(self, _asker: Asker, _arguments: _Nothing) -> dict[str, Any]:
@@ -373,8 +410,25 @@ class People:
     async def _explain_command(self, _asker: Asker, what: _Explaining) -> dict[str, Any]:
         return await self._explain(what.agent, what.phase, what.resource, what.database, what.command)
 
+    async def _list_flows(self, _asker: Asker, what: _Paging) -> dict[str, Any]:
+        wanted = Wanted(what.agent, what.resource, what.outcome)
+        return await self._pages.list(what.before, what.limit, wanted, self._workers.live_flows(), what.live)
+
+    async def _show_flow(self, _asker: Asker, what: _ShowingFlow) -> dict[str, Any]:
+        live = self._workers.live_flows()
+        if what.flow in live:
+            await self._recorder.drain_soon(DRAIN_SECONDS_MAX)
+        return await self._pages.show(what.flow, what.after, what.limit, live)
+
     async def _follow(self, _asker: Asker, what: _Following) -> dict[str, Any]:
         return {"serials": await self._changes.wait(what.after, what.seconds)}
+
+    async def _give_leaf(self, asker: Asker, _arguments: _Nothing) -> dict[str, Any]:
+        # With its key, so it is for the dashboard's own process alone.
+        if asker.rank not in (Rank.NOBODY, Rank.ROOT):
+            raise Forbidden(f"only the dashboard is given its certificate's key, and {asker.person.name} is not")
+        leaf = self._dashboard_leaf()
+        return {"chain": leaf.chain.decode(), "key": leaf.key.decode()}
 
     async def _greet(self, _asker: Asker, _arguments: _Nothing) -> dict[str, Any]:
         return {"version": _version(), "has_people": self._accounts.has_people}
@@ -441,6 +495,8 @@ VERBS: dict[str, Verb] = {
     "approvals.reject": Verb(_Answering, People._reject, Rank.APPROVER),
     "approvals.edit": Verb(_Answering, People._edit, Rank.APPROVER),
     "changes.wait": Verb(_Following, People._follow, Rank.VIEWER, waits=True),
+    "flows.list": Verb(_Paging, People._list_flows, Rank.VIEWER),
+    "flows.show": Verb(_ShowingFlow, People._show_flow, Rank.VIEWER),
     "flows.live": Verb(_Nothing, People._flows, Rank.VIEWER),
     "status": Verb(_Nothing, People._say_status, Rank.VIEWER),
     # Nothing in it is secret: the dashboard shows it to whoever scrapes.
@@ -448,6 +504,7 @@ VERBS: dict[str, Verb] = {
     "drain": Verb(_Nothing, People._drain, Rank.APPROVER),
     "policy.reload": Verb(_Nothing, People._reload_policy, Rank.ADMINISTRATOR),
     "policy.explain": Verb(_Explaining, People._explain_command, Rank.APPROVER),
+    "dashboard.leaf": Verb(_Nothing, People._give_leaf, Rank.NOBODY),
     "dashboard.hello": Verb(_Nothing, People._greet, Rank.NOBODY),
     "session.open": Verb(_SigningIn, People._sign_in, Rank.NOBODY),
     "session.redeem": Verb(_Redeeming, People._redeem, Rank.NOBODY),

@@ -24,6 +24,7 @@ from appliance.control.changes import Changes, Sort
 from appliance.control.explaining import explain_command
 from appliance.control.log import Level, log
 from appliance.control.metrics import Metrics, Sources
+from appliance.control.pages import Pages
 from appliance.control.people import REQUEST_BYTES_MAX, People, reserved_names
 from appliance.control.policies import PolicyFolder
 from appliance.control.recorder import Recorder
@@ -89,17 +90,23 @@ class _Control:
         self._policies = PolicyFolder(settings.policies, settings.hold_seconds)
         self._vault = Vault(settings, time.monotonic)
         authority = open_authority(own / "authority", lambda: datetime.datetime.now(datetime.UTC))
+        leaves = Leaves(authority)
         keys = make_or_load(places)
-        self._recorder = Recorder(places, keys, lambda process, reason: self._workers.distrust(process, reason))
+        # In milliseconds, so that serials of two lives never meet.
+        self._changes = Changes(int(self._started * 1000))
+        self._recorder = Recorder(
+            places, keys, lambda process, reason: self._workers.distrust(process, reason), self._changes.note_flows
+        )
         self._ledger = Ledger(own / "ledger.sqlite", keys.seal_key)
         self._workers = Workers(
             settings,
             self._vault,
-            Leaves(authority),
+            leaves,
             keys.seal_key,
             str(places.journals),
             lambda: self._policies.in_force,
             self._start,
+            self._changes.note_flows,
         )
         self._catalogues = Catalogues(
             settings, self._vault, self._workers.tell_stale, self._workers.has_flows, time.monotonic
@@ -107,8 +114,7 @@ class _Control:
         self._accounts = Accounts(
             own / "accounts.sqlite", own / "first-password", self._recorder.note, reserved_names(settings)
         )
-        # In milliseconds, so that serials of two lives never meet.
-        self._changes = Changes(int(self._started * 1000))
+        self._pages = Pages(places)
         self._people = People(
             settings,
             self._workers,
@@ -116,9 +122,11 @@ class _Control:
             self._ledger,
             self._accounts,
             self._changes,
+            self._pages,
             self._status,
             self._reload_policy,
             self._explain,
+            lambda: leaves.leaf_of_dashboard(settings.dashboard),
             self._start,
         )
         self._desk = Desk(self._ledger, self._workers.settle, _draw_id, self._moved, time.time())
@@ -164,6 +172,7 @@ class _Control:
             self._watch_policy(),
             self._watch_desk(),
             self._changes.keep_beat(),
+            self._recorder.keep_index(),
             self._keep_tallies(),
         ):
             self._start(duty)
@@ -181,6 +190,7 @@ class _Control:
         await self._blast.close()
         await self._catalogues.close()
         self._accounts.close()
+        self._pages.close()
         await self._recorder.close()
         self._ledger.close()
         self._save_tallies()

@@ -14,11 +14,13 @@ from typing import TypeVar
 
 from appliance.control.log import Level, log
 from appliance.errors import RecordingError
+from appliance.recording.index import FlowIndex
 from appliance.recording.journal import PartName
 from appliance.recording.keeper import Keeper
 from appliance.recording.keys import Keys
 from appliance.recording.places import Places
 from appliance.recording.records import Noted
+from appliance.recording.segments import Taken
 
 T = TypeVar("T")
 
@@ -28,6 +30,8 @@ _TAMPERING = frozenset({"broken chain", "journal gone", "journal shrunk"})
 DRAIN_SECONDS = 0.1
 RETRY_SECONDS = 5.0
 ALARMS_MAX = 100
+INDEX_SECONDS = 1.0
+INDEX_STEP_SECONDS = 0.01
 NOTES_MAX = 10_000
 """That wait to be recorded while nothing can be."""
 
@@ -38,14 +42,21 @@ DRAINS_MAX = 10_000
 class Recorder:
     """Takes journals in, a few times a second and on demand."""
 
-    def __init__(self, places: Places, keys: Keys, distrust: Callable[[int, str], None]) -> None:
-        """`distrust` is told, in the loop's own thread, which process's journal is not what it should be, and why."""
+    def __init__(
+        self, places: Places, keys: Keys, distrust: Callable[[int, str], None], taken: Callable[[], None] = lambda: None
+    ) -> None:
+        """`distrust` is told, in the loop's own thread, which process's journal is not what it should be, and why; `taken`,
+        there too, that there are new records of flows."""
         self._distrust = distrust
         self._loop: asyncio.AbstractEventLoop | None = None
         self._places = places
         self._keys = keys
         self._thread = ThreadPoolExecutor(1, "keeper")
         self._keeper: Keeper | None = None
+        # Reading again what the index missed takes long, and drains must not wait for it.
+        self._index_thread = ThreadPoolExecutor(1, "index")
+        self._index = FlowIndex(places)
+        self._taken = taken
         self.fault = ""
         self.records = 0
         # For each journal the place up to which it is taken in.
@@ -75,6 +86,29 @@ class Recorder:
             self.records += taken
             await asyncio.sleep(DRAIN_SECONDS)
 
+    async def keep_index(self) -> None:
+        """Until cancelled: read again what the index of flows missed, in small steps, so that the loop gets its turns."""
+        while True:
+            is_more = self._index.is_behind and await self._in_index_thread(self._index.catch_up)
+            await asyncio.sleep(INDEX_STEP_SECONDS if is_more else INDEX_SECONDS)
+
+    @property
+    def index_fault(self) -> str:
+        """Why flows are not found quickly, if they are not."""
+        return self._index.fault
+
+    @property
+    def is_index_behind(self) -> bool:
+        """Whether flows may be missing in the index."""
+        return self._index.is_behind
+
+    async def drain_soon(self, seconds: float) -> None:
+        """What was written to journals before is found afterwards; under load, or where nothing can be taken in, it may not
+        be: nobody waits longer than `seconds`."""
+        drain = asyncio.ensure_future(self._in_thread(self._drain))
+        await asyncio.wait([drain], timeout=seconds)
+        drain.add_done_callback(self._count_drained)
+
     async def drain_all(self) -> int:
         """How many records were taken in until none were left. Raises RecordingError."""
         total = 0
@@ -100,12 +134,23 @@ class Recorder:
         except RecordingError as error:
             log("recording not closed", level=Level.ERROR, reason=error)
         self._thread.shutdown(wait=True)
+        self._index_thread.shutdown(wait=True)
+        self._index.close()
+
+    def _count_drained(self, drain: asyncio.Future[int]) -> None:
+        # A fault comes again with the next regular drain, which says it.
+        if not drain.cancelled() and drain.exception() is None:
+            self.records += drain.result()
+
+    async def _in_index_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._index_thread, work)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _open(self) -> None:
-        self._keeper = Keeper(self._places, self._keys, alarm=self._alarm)
+        self._keeper = Keeper(self._places, self._keys, alarm=self._alarm, taken=self._take)
+        self._index.open()
 
     def _drain(self) -> int:
         if self._keeper is None or self._keeper.dead is not None:
@@ -128,6 +173,11 @@ class Recorder:
         # The loop's thread adds at the one end while this one takes from the other.
         while self._notes:
             keeper.note(*self._notes.popleft())
+
+    def _take(self, taken: Taken) -> None:
+        self._index.take(taken)
+        if taken.flows and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._taken)
 
     def _alarm(self, note: Noted) -> None:
         if not note.is_alarm:

@@ -68,7 +68,8 @@ class Worker:
 
 
 class Workers:
-    """All workers. `policy` answers the one in force; `start` runs a coroutine to its end or to ours."""
+    """All workers. `policy` answers the one in force; `start` runs a coroutine to its end or to ours; `flows_moved` is told
+    that one began or ended."""
 
     def __init__(
         self,
@@ -79,6 +80,7 @@ class Workers:
         journals: str,
         policy: Callable[[], InForce],
         start: Callable[[Coroutine[None, None, None]], object],
+        flows_moved: Callable[[], None],
     ) -> None:
         self._resources = {resource.name: resource for resource in settings.resources}
         self._worker_uid = settings.worker_uid
@@ -88,6 +90,7 @@ class Workers:
         self._journals = journals
         self._policy = policy
         self._start = start
+        self._flows_moved = flows_moved
         self._workers: dict[int, Worker] = {}
         self._last_number = 0
         self._stopping = False
@@ -118,6 +121,10 @@ class Workers:
     def present(self) -> list[Worker]:
         """The workers that have said hello."""
         return [worker for worker in self._workers.values() if worker.index is not None]
+
+    def live_flows(self) -> dict[str, tuple[FlowSeen, int | None]]:
+        """Every flow that is carried now, with its worker's index."""
+        return {flow.flow: (flow, worker.index) for worker in self.present() for flow in worker.flows.values()}
 
     def has_flows(self, resource: str, database: str) -> bool:
         """Whether any flow to that database is live."""
@@ -174,6 +181,7 @@ class Workers:
         self._workers.pop(worker.number, None)
         if self._stopping:
             return
+        self._flows_moved()
         log("worker gone", level=Level.WARNING, index=worker.index, pid=worker.process, flows=len(worker.flows))
         self._vault.forget(worker.number)
         try:
@@ -234,8 +242,10 @@ class Workers:
             case FlowSeen(flow=flow):
                 if len(worker.flows) < FLOWS_PER_WORKER_MAX:
                     worker.flows[flow] = message
+                    self._flows_moved()
             case FlowGone(flow=flow):
                 worker.flows.pop(flow, None)
+                self._flows_moved()
             case Tally():
                 self.tallies.take(worker.peer, message, time.monotonic(), now)
             case _:

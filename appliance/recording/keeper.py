@@ -28,7 +28,7 @@ from appliance.recording.journal import MAGIC, Header, PartName
 from appliance.recording.keys import Keys
 from appliance.recording.places import Places
 from appliance.recording.records import Noted, Record
-from appliance.recording.segments import FlowSummary
+from appliance.recording.segments import FlowSummary, Taken
 
 SEGMENT_BYTES = 256 << 20  # of payload; a file that is still quick to copy away and to verify
 SEGMENT_SECONDS = 24 * 3600.0
@@ -82,6 +82,7 @@ class _Batch:
     aside: list[Path] = field(default_factory=list)
     notes: list[Noted] = field(default_factory=list)
     size: int = 0
+    hash: bytes = b""
 
 
 class Keeper:
@@ -97,16 +98,19 @@ class Keeper:
         keys: Keys,
         *,
         alarm: Callable[[Noted], None] | None = None,
+        taken: Callable[[Taken], None] | None = None,
         clock: Callable[[], int] = time.time_ns,
         segment_bytes: int = SEGMENT_BYTES,
         segment_seconds: float = SEGMENT_SECONDS,
         stretch_bytes: int = STRETCH_BYTES,
     ) -> None:
-        """`alarm` is told of every note once it is committed; a worker whose journal broke should be stopped. `clock` gives
-        nanoseconds of the Unix clock. Raises RecordingError."""
+        """`alarm` is told of every note once it is committed; a worker whose journal broke should be stopped. `taken` is
+        told of every drain that took something in, once that is committed, and does not raise. `clock` gives nanoseconds of
+        the Unix clock. Raises RecordingError."""
         self._places = places
         self._keys = keys
         self._alarm = alarm
+        self._taken = taken
         self._clock = clock
         self._segment_bytes = segment_bytes
         self._segment_nanoseconds = int(segment_seconds * 1e9)
@@ -439,14 +443,14 @@ class Keeper:
         self._take_link(batch, chain, payload, digest, record.flow, record.time, str(record.__struct_config__.tag))
         summary = batch.flows.get(record.flow)
         if summary is None:
-            summary = batch.flows[record.flow] = FlowSummary(record.flow)
+            summary = batch.flows[record.flow] = FlowSummary(record.flow, first=self._last + len(batch.rows))
         summary.take(record)
 
     def _take_link(
         self, batch: _Batch, chain: _Chain, payload: bytes, digest: bytes, flow: str | None, moment: int, kind: str
     ) -> None:
         chain.sequence += 1
-        chain.hash = digest
+        chain.hash = batch.hash = digest
         batch.touched[chain.id] = chain
         batch.size += len(payload)
         self._order = next_hash(self._order, digest)
@@ -467,6 +471,8 @@ class Keeper:
             connection.execute("COMMIT")
             if signed is not None:
                 heads.replace_line(self._places.head, signed)
+            if self._taken is not None and batch.rows:
+                self._taken(Taken(self._number, self._last - len(batch.rows), self._last, batch.hash, batch.flows))
         if batch.finished:
             segments.bring_to_disk(self._places.segment(self._number))
             for path in batch.finished:

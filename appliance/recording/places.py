@@ -60,6 +60,11 @@ class Places:
         return self.recording / "head.json"
 
     @property
+    def index(self) -> Path:
+        """What finds flows quickly; made from the segments, and made anew from them where it is missing or unfit."""
+        return self.recording / "index.sqlite"
+
+    @property
     def lock(self) -> Path:
         """Held by the one keeper."""
         return self.recording / "lock"

@@ -24,6 +24,12 @@ from appliance.recording.segments import FlowSummary
 
 _ROWS_AT_ONCE = 2_000
 _CANDIDATES_MAX = 10
+_ROWS_BEFORE = 20  # commands whose answers may come first on the next page
+
+_Row = tuple[int, str, int, bytes, bytes]
+_SELECT = (
+    "SELECT seq, chains.chain, records.sequence, records.hash, payload FROM records JOIN chains ON chains.id = records.chain"
+)
 
 _decode = msgspec.msgpack.Decoder(Header | Noted | Record)
 _header = msgspec.msgpack.Decoder(Header)
@@ -95,6 +101,31 @@ def read_flow(places: Places, flow: str) -> Iterator[Kept]:
         yield from _read(number, path, "AND flow = ?", (flow,))
 
 
+def read_flow_page(
+    places: Places, flow: str, after: int, limit: int, first_segment: int = 1, last_segment: int | None = None
+) -> tuple[list[Kept], list[Kept]]:
+    """(records before, the page): the flow's first `limit` records after the one numbered `after`, and a few that come
+    before them. `first_segment` and `last_segment`: between which its records are (None: the newest). Raises
+    RecordingError."""
+    before: list[Kept] = []
+    page: list[Kept] = []
+    for number, path in places.segments():
+        if number < first_segment or (last_segment is not None and number > last_segment):
+            continue
+        with segments.open_to_read(path) as connection:
+            earlier = connection.execute(
+                f"{_SELECT} WHERE seq <= ? AND flow = ? ORDER BY seq DESC LIMIT {_ROWS_BEFORE}", (after, flow)
+            ).fetchall()
+            rows = connection.execute(
+                f"{_SELECT} WHERE seq > ? AND flow = ? ORDER BY seq LIMIT ?", (after, flow, limit - len(page))
+            ).fetchall()
+        before = [*before, *(_kept(number, row) for row in reversed(earlier))][-_ROWS_BEFORE:]
+        page += [_kept(number, row) for row in rows]
+        if len(page) >= limit:
+            break
+    return before, page
+
+
 def read_all(places: Places) -> Iterator[Kept]:
     """Every record there is, journals' headers and control's notes among them. Raises RecordingError."""
     for number, path in places.segments():
@@ -164,21 +195,19 @@ def _read(number: int, path: Path, condition: str, values: tuple[str, ...]) -> I
         with segments.open_to_read(path) as connection:
             rows = _some(connection, condition, (last, *values))
         for row in rows:
-            try:
-                record = _decode.decode(row[4])
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise RecordingError(f"record {row[0]} cannot be read; verify the recording") from error
-            yield Kept(row[0], number, row[1], row[2], row[3], record)
+            yield _kept(number, row)
         if len(rows) < _ROWS_AT_ONCE:
             return
         last = rows[-1][0]
 
 
-def _some(
-    connection: sqlite3.Connection, condition: str, values: tuple[object, ...]
-) -> list[tuple[int, str, int, bytes, bytes]]:
-    return connection.execute(
-        "SELECT seq, chains.chain, records.sequence, records.hash, payload FROM records"
-        f" JOIN chains ON chains.id = records.chain WHERE seq > ? {condition} ORDER BY seq LIMIT {_ROWS_AT_ONCE}",
-        values,
-    ).fetchall()
+def _kept(segment: int, row: _Row) -> Kept:
+    try:
+        record = _decode.decode(row[4])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RecordingError(f"record {row[0]} cannot be read; verify the recording") from error
+    return Kept(row[0], segment, row[1], row[2], row[3], record)
+
+
+def _some(connection: sqlite3.Connection, condition: str, values: tuple[object, ...]) -> list[_Row]:
+    return connection.execute(f"{_SELECT} WHERE seq > ? {condition} ORDER BY seq LIMIT {_ROWS_AT_ONCE}", values).fetchall()

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
+from appliance.effects import Action, Kind
 from appliance.errors import RecordingError
 from appliance.recording.records import Answered, Commanded, Decided, FlowClosed, FlowOpened, Passed
 
 Value = TypeVar("Value")
 
 VERSION = 1
+LAST_CHARACTERS_MAX = 200
+_DENIALS = frozenset({"rejected", "expired"})
+_CONNECTING = f"{Action.CONNECT} {Kind.DATABASE} "
 _BUSY_MILLISECONDS = 2000  # a reader's transactions are short
 
 FLOWS_TABLE = """
@@ -71,7 +75,11 @@ ON CONFLICT (flow) DO UPDATE SET
 @dataclass(slots=True)
 class FlowSummary:
     """What a run of records says of one flow. `commands` is the highest number that a command of the flow has; `opened` and
-    `closed` are None where the run does not hold that end. Times in nanoseconds."""
+    `closed` are None where the run does not hold that end. Times in nanoseconds.
+
+    What stands from `first` on is for index.py and in no segment's own table: the number of the run's first record, commands
+    that were refused or not approved in the end, those with masked results, and the last command as it may be shown.
+    """
 
     flow: str
     opened: int | None = None
@@ -86,6 +94,11 @@ class FlowSummary:
     commands: int = 0
     refused: int = 0
     held: int = 0
+    first: int = 0
+    denied: int = 0
+    masked: int = 0
+    database: str | None = None
+    last: str = ""
 
     def take(self, record: FlowOpened | Commanded | Decided | Passed | Answered | FlowClosed) -> None:
         """Adds one record of the flow. The first opening and the first closing count, as in the index."""
@@ -102,7 +115,15 @@ class FlowSummary:
             case Commanded():
                 self.commands = max(self.commands, record.number)
                 self.refused += record.outcome == "refuse"
+                self.denied += record.outcome == "refuse"
                 self.held += record.outcome == "hold"
+                self.masked += bool(record.masks)
+                if record.number:
+                    self.last = record.shown[:LAST_CHARACTERS_MAX]
+                elif record.sort == "Opening":
+                    self.database = _first(self.database, _database_of(record))
+            case Decided():
+                self.denied += record.outcome in _DENIALS
             case FlowClosed():
                 self.closed = _first(self.closed, record.time)
             case _:
@@ -141,6 +162,26 @@ class FlowSummary:
             self.refused,
             self.held,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one drain added to a segment: the records after `before` up to `last`, the hash of that one, and what they say of
+    each flow."""
+
+    segment: int
+    before: int
+    last: int
+    hash: bytes
+    flows: Mapping[str, FlowSummary]
+
+
+def _database_of(opening: Commanded) -> str | None:
+    """What the opening of a flow connects to, which its effects say (effects.Effect.__str__)."""
+    for effect in opening.effects:
+        if effect.startswith(_CONNECTING):
+            return effect.removeprefix(_CONNECTING)
+    return None
 
 
 def _first(one: Value, other: Value) -> Value:

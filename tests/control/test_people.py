@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import pwd
+import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,8 +13,11 @@ import pytest
 
 from appliance.control.people import CALLS_PER_CHANNEL_MAX, VERBS, Rank
 from appliance.errors import RefusedByControlError
-from appliance.ipc.messages import Request, Settled
-from tests.control.hosting import DASHBOARD_UID, Asking, Hosted, asking, hold, run, shown, signed_in, worker
+from appliance.ipc.messages import FlowSeen, Request, Settled
+from appliance.parties import Endpoint
+from appliance.recording.journal import Journal
+from appliance.recording.records import Answered, Commanded, FlowOpened
+from tests.control.hosting import DASHBOARD_UID, PRINCIPAL, Asking, Hosted, asking, hold, run, shown, signed_in, worker
 
 GOOD = "correct horse battery"
 ANSWER = {"approval": "a-none", "seen": "x", "reason": "r"}
@@ -27,6 +32,8 @@ TABLE: dict[str, tuple[Rank, dict[str, Any]]] = {
     "approvals.edit": (Rank.APPROVER, ANSWER | {"text": "select 1"}),
     "changes.wait": (Rank.VIEWER, {"seconds": 0.0}),
     "flows.live": (Rank.VIEWER, {}),
+    "flows.list": (Rank.VIEWER, {}),
+    "flows.show": (Rank.VIEWER, {"flow": "absent"}),
     "status": (Rank.VIEWER, {}),
     "drain": (Rank.APPROVER, {}),
     "policy.reload": (Rank.ADMINISTRATOR, {}),
@@ -36,6 +43,7 @@ TABLE: dict[str, tuple[Rank, dict[str, Any]]] = {
     ),
     "dashboard.hello": (Rank.NOBODY, {}),
     "metrics.show": (Rank.NOBODY, {}),
+    "dashboard.leaf": (Rank.NOBODY, {}),
     "session.open": (Rank.NOBODY, {"name": "nobody", "password": "x", "address": "10.0.0.1"}),
     "session.redeem": (Rank.NOBODY, {"ticket": "x", "address": "10.0.0.1"}),
     "session.ticket": (Rank.ROOT, {"name": "admin"}),
@@ -48,6 +56,8 @@ TABLE: dict[str, tuple[Rank, dict[str, Any]]] = {
     "people.reset": (Rank.ADMINISTRATOR, {"name": "nobody"}),
     "people.remove": (Rank.ADMINISTRATOR, {"name": "nobody"}),
 }
+# What the dashboard's process asks for itself, and no other user but root.
+DASHBOARDS_OWN = {"dashboard.leaf"}
 # What somebody whose password is a one-time one may still do.
 BEFORE_CHANGE = {"session.who", "session.close", "session.password"}
 
@@ -73,6 +83,9 @@ def test_every_verb_is_refused_to_every_rank_below_its_own_and_to_no_other(hoste
                 for verb, (least, arguments) in TABLE.items():
                     kind = (await dashboard.answer(verb, **arguments)).get("kind")
                     assert (kind == "signed_out") is (least > Rank.NOBODY), (verb, "without a session", kind)
+                    if verb in DASHBOARDS_OWN:
+                        assert (await approver.answer(verb, **arguments)).get("kind") == "forbidden"
+                        continue
                     for rank, role in ROLES.items():
                         token = await signed_in(root, dashboard, f"a-{role}")
                         kind = (await dashboard.answer(verb, token, **arguments)).get("kind")
@@ -310,5 +323,124 @@ def test_changes_are_told_as_soon_as_a_serial_differs(hosted: Hosted) -> None:
             after = (await waiting)["serials"]
             assert after["approvals"] > before["approvals"]
             assert (await root.ask("changes.wait", after=before, seconds=30))["serials"]["approvals"] == after["approvals"]
+
+    run(body())
+
+
+def conversation(journal: Journal, flow: str, shown_text: str = "select 1") -> None:
+    now = time.time_ns()
+    journal.append(
+        FlowOpened(flow, now, "10.1.0.6:1", "10.9.0.1:5432", "migrator/execute", "migrator", "execute", resource="shop")
+    )
+    journal.append(Commanded(flow, now + 1, 0, "Opening", "as app", "forward", effects=("connect database shop",)))
+    journal.append(
+        Commanded(
+            flow, now + 2, 1, "Query", shown_text, "forward", ("read table public.orders",), rule="reads (rules.yaml:3)"
+        )
+    )
+    journal.append(Answered(flow, now + 2_000_002, 1, "SELECT 1", False, ("id",), (), 1, 8, (("7",),)))
+    journal.append(Commanded(flow, now + 3_000_000, 2, "Query", "drop table orders", "refuse", rule=None, reason="no rule"))
+
+
+def test_a_live_flow_is_shown_up_to_its_last_record_though_nothing_was_drained(hosted: Hosted) -> None:
+    async def body() -> None:
+        async with worker(hosted) as one, asking(hosted) as root:
+            assert one.welcome is not None
+            journal = Journal(Path(one.welcome.journals), 0, one.welcome.seal_key, time.time_ns())
+            one.channel.tell(
+                FlowSeen("flow-1", PRINCIPAL, "shop", Endpoint("10.1.0.6", 1), Endpoint("10.9.0.1", 5432), 1, "shop")
+            )
+            await one.settled_before_this()
+            conversation(journal, "flow-1")
+            found = await root.ask("flows.show", flow="flow-1")
+            assert [event["sort"] for event in found["events"]] == ["opened", "command", "command", "answer", "command"]
+            answer = found["events"][3]
+            assert (answer["milliseconds"], answer["rows"], answer["response"]["rows"]) == (2.0, 1, [["7"]])
+            assert found["events"][4]["verdict"] == "refuse"
+            assert found["next"] is None
+            flow = found["flow"]
+            assert (flow["database"], flow["commands"], flow["denied"], flow["live"]) == ("shop", 2, 1, True)
+            # The second page knows when the command of its answer was sent.
+            after = found["events"][2]["number"]
+            assert (await root.ask("flows.show", flow="flow-1", after=after))["events"][0]["milliseconds"] == 2.0
+            (live,) = await root.ask("flows.live")
+            assert (live["commands"], live["held"], live["last"]) == (2, False, "drop table orders")
+            await hold(one, shown())
+            (live,) = await root.ask("flows.live")
+            assert live["held"] is True
+            journal.close()
+
+    run(body())
+
+
+def test_flows_are_listed_in_pages_and_narrowed(hosted: Hosted) -> None:
+    async def body() -> None:
+        async with worker(hosted) as one, asking(hosted) as root:
+            assert one.welcome is not None
+            journal = Journal(Path(one.welcome.journals), 0, one.welcome.seal_key, time.time_ns())
+            for number in range(7):
+                conversation(journal, f"flow-{number}")
+            await root.ask("drain")
+            one.channel.tell(
+                FlowSeen("flow-3", PRINCIPAL, "shop", Endpoint("10.1.0.6", 1), Endpoint("10.9.0.1", 5432), 1, "shop")
+            )
+            await one.settled_before_this()
+            first = await root.ask("flows.list", limit=4)
+            rest = await root.ask("flows.list", limit=4, before=first["next"])
+            assert [flow["flow"] for flow in first["flows"] + rest["flows"]] == [f"flow-{n}" for n in range(6, -1, -1)]
+            assert rest["next"] is None
+            for narrowing, count in (
+                ({"agent": "migrator"}, 7),
+                ({"agent": "nobody"}, 0),
+                ({"resource": "shop", "outcome": "denied"}, 7),
+                ({"outcome": "masked"}, 0),
+                ({"live": True}, 1),
+                ({"live": True, "outcome": "held"}, 0),
+            ):
+                assert len((await root.ask("flows.list", **narrowing))["flows"]) == count, narrowing
+            for nonsense in ({"before": "x"}, {"outcome": "odd"}, {"limit": 0}, {"before": "9" * 30 + ".1"}):
+                assert (await root.refused("flows.list", **nonsense))["kind"] == "refused"
+            assert "no such flow" in (await root.refused("flows.show", flow="absent"))["reason"]
+            journal.close()
+
+    run(body())
+
+
+def test_an_index_that_is_damaged_while_control_is_away_is_made_again(hosted: Hosted) -> None:
+    async def body() -> None:
+        async with worker(hosted) as one, asking(hosted) as root:
+            assert one.welcome is not None
+            journal = Journal(Path(one.welcome.journals), 0, one.welcome.seal_key, time.time_ns())
+            conversation(journal, "flow-1")
+            await root.ask("drain")
+            assert len((await root.ask("flows.list"))["flows"]) == 1
+            journal.close()
+        await asyncio.to_thread(hosted.end)
+        for file in (hosted.folder / "state" / "recording").glob("index.sqlite*"):
+            file.write_bytes(b"\0" * 4096)
+        await asyncio.to_thread(hosted.start)
+        async with asking(hosted) as root:
+            async with asyncio.timeout(20):
+                while not (found := await root.answer("flows.list"))["ok"] or not found["result"]["flows"]:
+                    await root.ask("changes.wait", after=None)
+            assert (await root.ask("flows.show", flow="flow-1"))["flow"]["commands"] == 2
+
+    run(body())
+
+
+def test_flows_move_their_serial_when_records_come_and_at_most_four_times_a_second(hosted: Hosted) -> None:
+    async def body() -> None:
+        async with worker(hosted) as one, asking(hosted) as root:
+            assert one.welcome is not None
+            journal = Journal(Path(one.welcome.journals), 0, one.welcome.seal_key, time.time_ns())
+            before = (await root.ask("changes.wait"))["serials"]
+            begun = time.monotonic()
+            for number in range(20):
+                conversation(journal, f"flow-{number}")
+                await root.ask("drain")
+            after = (await root.ask("changes.wait", after=before, seconds=30))["serials"]
+            beats = (time.monotonic() - begun) / 0.25
+            assert before["flows"] < after["flows"] <= before["flows"] + beats + 1
+            journal.close()
 
     run(body())
