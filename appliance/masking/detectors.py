@@ -50,12 +50,13 @@ _SSN_ALIKE: Final = bytes.maketrans(_DIGITS + b" ", b"0" * 10 + b"-")
 # What a number in groups consists of becomes 0, all else 1.
 _NUMBER_ALIKE: Final = bytes(0x30 if code in _DIGITS + _SEPARATOR_BYTES else 0x31 for code in range(256))
 _PAN_SHORTEST: Final = b"0" * 13
+_SSN_DIGITS: Final = b"0" * 9
 _SSN_SHAPE: Final = b"000-00-0000"
 _NUMBER_SHORTEST: Final = b"0" * 11
 # Of any eleven neighbours three are among every third byte.
 _SAMPLED_EVERY: Final = 3
 _NUMBER_SAMPLED: Final = b"000"
-_PAN_IN_BYTES: Final = re.compile(rb"[0-9](?:[ .\-]?[0-9]){12}")
+_PAN_IN_BYTES: Final = re.compile(rb"[2-6](?:[ .\-]?[0-9]){12}")  # what _SCHEMES begin with; or 3, of a digit in hexadecimal
 _SSN_IN_BYTES: Final = re.compile(rb"[0-9]{3}[ \-][0-9]{2}[ \-][0-9]{4}")
 # An @ between what an address may have there; the bytes from 0x80 on are those of other letters than the ASCII ones.
 _AT_IN_BYTES: Final = re.compile(rb"@(?<=[\w.!#$%&'+/=?^`{|}~\x80-\xff-]@)[0-9A-Za-z\x80-\xff]")
@@ -134,6 +135,7 @@ _NO_DOMAIN: Final = frozenset({"png", "jpg", "jpeg", "gif", "webp", "svg", "serv
 _HEX: Final = re.compile(r"\\x((?:[0-9A-Fa-f]{2})+)")
 # Digits written as the hexadecimal of their codes, which need no mark to be told: hardly any other number looks so.
 _HEX_OF_DIGITS: Final = re.compile(r"(?<![0-9A-Fa-f])((?:3[0-9]){13,19})(?![0-9A-Fa-f])")
+_HEX_OF_DIGITS_SHORTEST: Final = 26
 _HEX_SHORTEST: Final = 12  # hexadecimal digits; no value that is looked for is shorter than six bytes
 
 _TEXT_TYPES: Final = frozenset({18, 19, 25, 142, 1042, 1043, 2275})  # "char", name, text, xml, bpchar, varchar, cstring
@@ -177,13 +179,16 @@ class Detectors:
 
     def clean(self, data: bytes) -> bytes:
         """Text (UTF-8, or bytes that pass for it) with every value found hidden; the same object where none is."""
+        return self._clean(data)[0]
+
+    def _clean(self, data: bytes) -> tuple[bytes, list[Span]]:
         if not self.may_hold(data):
-            return data
+            return data, []
         text = data.decode("utf-8", "surrogateescape")
         spans = self.spans(text)
         if not spans:
-            return data
-        return self.hide(text, spans, 0, len(text)).encode("utf-8", "surrogateescape")
+            return data, spans
+        return self.hide(text, spans, 0, len(text)).encode("utf-8", "surrogateescape"), spans
 
     def clean_text(self, type_oid: int, value: bytes) -> bytes | None:
         """A value in text format, hidden so that it is still a value of its type; None (NULL) where that cannot be."""
@@ -191,10 +196,9 @@ class Detectors:
             return value
         if type_oid in _WRITTEN_OTHERWISE and self._finds(_WRITTEN_OTHERWISE[type_oid](value)):
             return None
-        cleaned = self.clean(value)
-        if cleaned is value:
+        cleaned, spans = self._clean(value)
+        if not spans:
             return value
-        spans = self.spans(value.decode("utf-8", "surrogateescape"))
         if spans[0][2].kind == "null" and spans[0][1] - spans[0][0] == len(value):
             return None
         if type_oid in _TEXT_TYPES or type_oid == _BYTEA:
@@ -247,7 +251,7 @@ class Detectors:
                 spans.append((at, end, mask))
                 reached[index] = max(reached[index], end)
         encoded = [*_HEX.finditer(text)] if "\\x" in text else []
-        if self._has_pan:
+        if self._has_pan and len(text) >= _HEX_OF_DIGITS_SHORTEST:
             encoded += _HEX_OF_DIGITS.finditer(text)
         for run in encoded:
             begin, close = run.span(1)
@@ -331,9 +335,10 @@ class Detectors:
     def _has_numbers(self, run: bytes) -> bool:
         if _NUMBER_SAMPLED not in run[::_SAMPLED_EVERY].translate(_NUMBER_ALIKE):
             return False
-        if self._has_pan and _PAN_SHORTEST in run.translate(_DIGITS_ALIKE, _SEPARATOR_BYTES):
-            return True
-        return self._has_ssn and _SSN_SHAPE in run.translate(_SSN_ALIKE)
+        digits = run.translate(_DIGITS_ALIKE, _SEPARATOR_BYTES)
+        if _SSN_DIGITS not in digits:
+            return False
+        return (self._has_pan and _PAN_SHORTEST in digits) or (self._has_ssn and _SSN_SHAPE in run.translate(_SSN_ALIKE))
 
     def _numbers(self, run: bytes) -> Iterator[tuple[int, int]]:
         alike = run.translate(_NUMBER_ALIKE) + b"1"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from appliance.decisions import Mask
@@ -33,16 +35,38 @@ def apply(mask: Mask, value: bytes) -> bytes | None:
 
     A kind that is not known, or a value that is not text, is hidden entirely.
     """
-    if mask.kind == "null":
-        return None
-    if mask.kind == "email":
-        return b"****@****"
-    if mask.kind == "keep_last":
-        return _keep_last(value, mask.keep)
+    return applying(mask)(value)
+
+
+def applying(mask: Mask) -> Callable[[bytes], bytes | None]:
+    """`apply` for many values under one mask."""
+    match mask.kind:
+        case "null":
+            return _null
+        case "email":
+            return _email
+        case "keep_last":
+            return partial(_keep_last, mask.keep)
+        case _:
+            return _redact
+
+
+def _null(_: bytes) -> None:
+    return None
+
+
+def _email(_: bytes) -> bytes:
+    return b"****@****"
+
+
+def _redact(_: bytes) -> bytes:
     return REDACTED
 
 
-def _keep_last(value: bytes, keep: int) -> bytes:
+def _keep_last(keep: int, value: bytes) -> bytes:
+    if value.isalnum() and len(value) >= 2 * keep > 0:
+        hidden = len(value) - keep
+        return b"*" * hidden + value[hidden:]
     if not value.isascii():
         return _keep_last_of_text(value, keep)
     significant = len(value.translate(None, _INSIGNIFICANT))

@@ -33,10 +33,12 @@ TEXT_LIKE_OIDS: Final = frozenset({25, 1042, 1043, 19, 705})
 _FIRST_USER_OID: Final = 16_384  # FirstNormalObjectId (access/transam.h)
 
 _HEADER = struct.Struct("!BI")
+_ROW = struct.Struct("!BIH")
 _HEADER_SIZE: Final = 5
 _SIZE = struct.Struct("!i")
 _LENGTH = struct.Struct("!I")
 _NULL: Final = b"\xff\xff\xff\xff"
+_SHORT: Final = "a DataRow message with less in it than it declares"
 
 # What becomes of a value; None is NULL, and the same object means no change.
 _Change = Callable[[bytes], bytes | None]
@@ -193,7 +195,7 @@ class Rows:
         if mask is not None:
             # Stars are no value of any other type of the system's own, and a client that decodes them would fail.
             is_text = field.type_oid in TEXT_LIKE_OIDS or field.type_oid >= _FIRST_USER_OID
-            return partial(masks.apply, mask) if is_text else _nothing
+            return masks.applying(mask) if is_text else _nothing
         if self._detectors is not None and self._detectors.must_see(field.type_oid, field.format):
             return self._cleaning(field)
         return None
@@ -205,51 +207,53 @@ class Rows:
 
     def _changed(self, run: bytes) -> bytes:
         """Rows with every column changed that has a change; the same object where nothing is."""
-        number = len(self.fields)
-        unpack = _SIZE.unpack_from
+        number, changes = len(self.fields), self._changes
+        unpack, pack = _SIZE.unpack_from, _SIZE.pack
         parts: list[bytes] = []
         at, end, done = 0, len(run), 0  # what stands before `done` is in parts
         while at < end:  # bounded by the bytes that are here
-            length = _LENGTH.unpack_from(run, at + 1)[0]
+            if end - at < _ROW.size:
+                raise PeerError("a DataRow message without a column count")
+            code, length, count = _ROW.unpack_from(run, at)
+            if length < _ROW.size - 1 or count != number:
+                raise PeerError(f"a row of {count} columns where {number} were described")
             row_end = at + 1 + length
-            place = _first_value(run, at + _HEADER_SIZE, row_end, number)
-            grown = 0
-            head = -1
-            for before, change in self._changes:
-                for _ in range(before):
+            place = at + _ROW.size
+            head, grown = -1, 0
+            for before, change in changes:
+                while before:
                     if place + 4 > row_end:
-                        raise PeerError("a DataRow message with less in it than it declares")
-                    size = unpack(run, place)[0]
-                    place += 4 + size if size > 0 else 4
-                if place + 4 > row_end:
-                    raise PeerError("a DataRow message with less in it than it declares")
-                size = unpack(run, place)[0]
+                        raise PeerError(_SHORT)
+                    (size,) = unpack(run, place)
+                    place += 4 + size if size >= 0 else 4
+                    before -= 1
+                value_at = place + 4
+                if value_at > row_end:
+                    raise PeerError(_SHORT)
+                (size,) = unpack(run, place)
                 if size == -1:
-                    place += 4
+                    place = value_at
                     continue
-                stop = place + 4 + size
-                if size < 0 or stop > row_end:
-                    raise PeerError("a DataRow message with less in it than it declares")
-                value = run[place + 4 : stop]
+                value_end = value_at + size
+                if size < 0 or value_end > row_end:
+                    raise PeerError(_SHORT)
+                value = run[value_at:value_end]
                 changed = change(value)
                 if changed is not value:
                     if head < 0:
-                        parts.append(run[done:at])
-                        head = len(parts)
-                        parts.append(b"")
-                        done = at + _HEADER_SIZE
-                    parts.append(run[done:place])
+                        head = len(parts) + 1
+                        parts += (run[done:at], b"")
+                        done = at + _ROW.size
                     if changed is None:
-                        parts.append(_NULL)
+                        parts += (run[done:place], _NULL)
                         grown -= size
                     else:
-                        parts.append(_SIZE.pack(len(changed)))
-                        parts.append(changed)
+                        parts += (run[done:place], pack(len(changed)), changed)
                         grown += len(changed) - size
-                    done = stop
-                place = stop
+                    done = value_end
+                place = value_end
             if head >= 0:
-                parts[head] = _HEADER.pack(run[at], length + grown)
+                parts[head] = _ROW.pack(code, length + grown, count)
             at = row_end
         if not parts:
             return run
@@ -337,14 +341,14 @@ def _values(run: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
     at += 2
     for _ in range(count):  # at most 65,535
         if at + 4 > end:
-            raise PeerError("a DataRow message with less in it than it declares")
+            raise PeerError(_SHORT)
         size = _SIZE.unpack_from(run, at)[0]
         at += 4
         if size == -1:
             yield at, at - 1
             continue
         if size < 0 or at + size > end:
-            raise PeerError("a DataRow message with less in it than it declares")
+            raise PeerError(_SHORT)
         yield at, at + size
         at += size
     if at != end:
