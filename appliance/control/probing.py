@@ -280,13 +280,12 @@ def _read_plan(plan: _Node) -> Plan:
         if isinstance(below, list):
             waiting.extend(each for each in below if isinstance(each, dict))
     # What writes gives no rows itself (without RETURNING): those that come in are the ones it writes.
-    top: object = plan
-    if plan.get("Node Type") == "ModifyTable":
-        below = plan.get("Plans")
-        top = below[0] if isinstance(below, list) and below else plan
-    rows = top.get("Plan Rows") if isinstance(top, dict) else None
-    cost = plan.get("Total Cost")
-    return Plan(_number(rows), _number(cost), frozenset(relations))
+    top = plan
+    below = plan.get("Plans")
+    if plan.get("Node Type") == "ModifyTable" and isinstance(below, list):
+        coming = [each for each in below if isinstance(each, dict) and each.get("Parent Relationship") == "Outer"]
+        top = coming[0] if coming else plan
+    return Plan(_number(top.get("Plan Rows")), _number(plan.get("Total Cost")), frozenset(relations))
 
 
 def _number(value: object) -> float:

@@ -1,0 +1,22 @@
+-- A shop whose numbers the tests of the blast radius know.
+create table customers (id int primary key, name text, email text);
+create table orders (id int primary key, customer int references customers on delete cascade on update cascade, total numeric, state text);
+create table order_items (id int primary key, order_id int constraint order_items_order_id_fkey references orders on delete cascade, sku text);
+create table item_notes (id int primary key, item int references order_items on delete set null);
+create table invoices (id int primary key, order_id int references orders);
+create table tree (id int primary key, parent int references tree on delete cascade);
+insert into customers select n, 'c'||n, 'c'||n||'@x.example' from generate_series(1,100) n;
+insert into orders select n, n%100+1, n, case when n%2=0 then 'open' else 'done' end from generate_series(1,1000) n;
+insert into order_items select n, n%1000+1, 'sku' from generate_series(1,3000) n;
+insert into item_notes select n, n from generate_series(1,50) n;
+insert into invoices select n, n from generate_series(1,10) n;
+insert into tree values (1,null),(2,1),(3,2);
+create function audit() returns trigger language plpgsql as $$begin return old; end$$;
+create trigger audit_orders before delete on orders for each row execute function audit();
+create view v_open as select * from orders where state = 'open';
+create table parts (id int, at date) partition by range (at);
+create table parts_1 partition of parts for values from ('2026-01-01') to ('2026-02-01');
+create table parts_2 partition of parts for values from ('2026-02-01') to ('2026-03-01');
+insert into parts select n, date '2026-01-01' + n%50 from generate_series(1,500) n;
+create view v_few as select * from v_open where id < 10;
+analyze;
