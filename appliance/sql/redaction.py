@@ -29,6 +29,12 @@ _COMMENTS = frozenset({"SQL_COMMENT", "C_COMMENT"})
 _SCAN_STEPS_MAX = 20_000_000
 _OPERATORS = re.compile(r"[-~!@#^&|`?+*/%<>=]{64,}")
 
+# Where none of these is, every token stands for a part of itself, quotes inside it apart: escapes, bit strings, Unicode
+# escapes, numbers in other bases, with underscores or an exponent, and strings that go on on another line.
+_WRITTEN_OTHERWISE = re.compile(
+    r"""[\\\0]|&['"]|(?<![A-Za-z_])[bBxX]'|(?<![0-9A-Za-z_$])[0-9][0-9.]*[_xXoObBeE]|'\s*(?:--|[\n\r])"""
+)
+
 # No token shorter than this stands for anything that is looked for ("a@b.co").
 _TELLING_LENGTH_MIN = 6
 
@@ -53,6 +59,8 @@ def redact(text: str, hide_literals: bool) -> str:
     """
     if len(text) > TEXT_LENGTH_MAX:
         return _opening_word(text)
+    if not hide_literals and _is_innocent(text):
+        return text
     parts = _cut(text)
     if parts is None:
         return _opening_word(text) if hide_literals else redact_text(text)
@@ -85,6 +93,17 @@ def is_costly_to_scan(text: str) -> bool:
         if "+" in run[0] or "/*" in run[0]:
             steps += (run.end() - run.start()) ** 2
     return steps > _SCAN_STEPS_MAX
+
+
+def _is_innocent(text: str) -> bool:
+    """Whether it can be told without the scanner that nothing is hidden in that text: what is looked for is nowhere in the
+    whole of it, and so in no token, because none stands for anything else than what is written."""
+    if _WRITTEN_OTHERWISE.search(text):
+        return False
+    try:
+        return not may_hold_shape(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _cut(text: str) -> list[_Part] | None:
@@ -208,8 +227,9 @@ def _number_forms(text: str) -> Iterator[str]:
     plain = text.replace("_", "").lower()
     if plain[:2] in ("0x", "0o", "0b"):
         # More digits than an int8 or a card number has: its value is none, and writing out a huge number costs squared time.
-        if len(plain) <= 66:
-            yield str(int(plain, 0)) if len(plain) > 2 else ""
+        # What was hidden in it already is no number any more.
+        if len(plain) <= 66 and plain[2:].isalnum():
+            yield str(int(plain, 0))
         return
     yield plain
     mantissa, _, exponent = plain.partition("e")

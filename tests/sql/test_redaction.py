@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.sql import redaction
 from appliance.sql.redaction import HIDDEN, redact, redact_text
 
 CARD = "4111111111111111"
@@ -40,6 +41,9 @@ SSN = "512-44-8821"
         "select 4_111_111_111_111_111",
         "select 0xe9b08a568f1c7",
         "select 4.111111111111111e15",
+        f"select 0x{CARD}",
+        f"select 0o{CARD}",
+        f"select 0x{CARD}beef",
         "select x'34313131313131313131313131313131'",
         "select x'e9b08a568f1c7'",
         "select '\\x34313131313131313131313131313131'::bytea",
@@ -222,6 +226,39 @@ def test_no_literal_survives_hiding(value: str) -> None:
     quoted = value.replace("'", "''")
     shown = redact(f"select '{quoted}' as a, $tag$z{value.replace('$', '')}z$tag$", hide_literals=True)
     assert shown == f"select '{HIDDEN}' as a, '{HIDDEN}'"
+
+
+SHARDS = st.sampled_from(
+    [
+        "4111",
+        "1111",
+        "11111111",
+        "41111111",
+        "x41",
+        "ada",
+        "@",
+        "corp.example",
+        "512",
+        "-",
+        "44",
+        "8821",
+        "_",
+        ".",
+        "e",
+        "E",
+        "U",
+        "&",
+    ]
+)
+
+
+@settings(max_examples=1_500, deadline=None)
+@given(st.lists(st.one_of(PIECES, SECRETS, SHARDS), max_size=14).map("".join))
+def test_a_text_that_is_looked_at_as_a_whole_is_shown_as_if_each_token_was(text: str) -> None:
+    shown = redact(text, hide_literals=False)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(redaction, "_is_innocent", lambda _: False)
+        assert redact(text, hide_literals=False) == shown
 
 
 def test_a_huge_text_is_shown_in_time() -> None:
