@@ -1,0 +1,116 @@
+"""How much of a worker's time each agent gets while others are there: whose turn it is, and for how long.
+
+A worker is one thread, so while it works for one flow all others wait. What a flow's bytes need is mostly tens of
+microseconds; a client that sends thousands of commands at once, or an agent with thousands of busy flows, would keep it for
+seconds. So work is done in steps: a flow that has worked for STEP_SECONDS goes on in a later turn of the event loop, and an
+agent that has had as much in this turn waits with all its flows. Of those who wait one agent works in each turn, one after
+the other, so that whoever asks for little waits for one step of somebody else's at most.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+
+STEP_SECONDS = 0.001
+"""Some ten to thirty ordinary commands. Shorter steps cost more for going round the loop than they give."""
+
+Step = Callable[[], None]
+
+
+class Share:
+    """One agent's. `spent` is what it has had in this turn of the loop, in seconds."""
+
+    __slots__ = ("_shares", "flows", "spent", "waiting")
+
+    def __init__(self, shares: Shares) -> None:
+        self._shares = shares
+        self.spent = 0.0
+        self.waiting: deque[Step] = deque()
+        self.flows = 0
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the agent has to wait for a turn. One that is alone here never has to: nobody would gain by it."""
+        return (self.spent >= STEP_SECONDS or bool(self.waiting)) and self._shares.has_several
+
+    def spend(self, seconds: float) -> None:
+        """It has worked for so long."""
+        if not self.spent:
+            self._shares.note(self)
+        self.spent += seconds
+
+    def wait(self, step: Step) -> None:
+        """Run `step` when it is the agent's turn again. It takes care itself not to run for much longer than STEP_SECONDS."""
+        self.waiting.append(step)
+        if len(self.waiting) == 1:
+            self._shares.queue(self)
+
+
+class Shares:
+    """All agents' in one worker. `call_soon` runs something in the next turn of the loop, after what the kernel has for us."""
+
+    def __init__(self, call_soon: Callable[[Step], object]) -> None:
+        self._call_soon = call_soon
+        self._shares: dict[str, Share] = {}
+        self._noted: list[Share] = []
+        self._queue: deque[Share] = deque()
+        self._is_due = False
+        self.has_several = False
+
+    def of(self, agent: str) -> Share:
+        """That agent's."""
+        share = self._shares.get(agent)
+        if share is None:
+            share = self._shares[agent] = Share(self)
+        return share
+
+    def enter(self, agent: str) -> Share:
+        """The agent has one flow more."""
+        share = self.of(agent)
+        share.flows += 1
+        self._see()
+        return share
+
+    def leave(self, agent: str) -> None:
+        """The agent has one flow less."""
+        self._shares[agent].flows -= 1
+        self._see()
+
+    def note(self, share: Share) -> None:
+        """It has worked in this turn."""
+        self._noted.append(share)
+        self._come_back()
+
+    def queue(self, share: Share) -> None:
+        """It has something to do in a later turn."""
+        self._queue.append(share)
+        self._come_back()
+
+    def _see(self) -> None:
+        self.has_several = sum(share.flows > 0 for share in self._shares.values()) > 1
+
+    def _come_back(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self._call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._is_due = False
+        for share in self._noted:
+            share.spent = 0.0
+        self._noted.clear()
+        if not self._queue:
+            return
+        share = self._queue.popleft()
+        until = perf_counter() + STEP_SECONDS
+        # No further than what waits now: what steps add comes later, or this could go on for ever.
+        for _ in range(len(share.waiting)):
+            share.waiting.popleft()()
+            if perf_counter() >= until:
+                break
+        if share.waiting and share not in self._queue:
+            self._queue.append(share)
+        if self._queue:
+            self._come_back()
