@@ -7,6 +7,7 @@ hold, a question to control, a handshake or back-pressure leaves it.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from time import perf_counter
@@ -18,6 +19,7 @@ from appliance.events import Cancelling, Command, Event, Finished, Left, NeedDat
 from appliance.flow.gate import STANDING, Gate
 from appliance.flow.gate import Question as DeskQuestion
 from appliance.flow.leg import Leg
+from appliance.flow.shares import STEP_SECONDS, Share, Shares
 from appliance.log import trace_of
 from appliance.parties import Endpoint, Side
 from appliance.protocols.inspector import (
@@ -116,8 +118,20 @@ class _SideState:
 class Relay:
     """One flow. `id` names it everywhere; `destination` is where the client wanted to go."""
 
-    def __init__(self, flow: str, destination: Endpoint, services: FlowServices, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        flow: str,
+        destination: Endpoint,
+        services: FlowServices,
+        loop: asyncio.AbstractEventLoop,
+        share: Share | None = None,
+    ) -> None:
+        """`share` is the agent's in the worker's time; without one the flow is alone."""
         self.id = flow
+        self._share = share or Shares(loop.call_soon).enter("")
+        # What has come while the flow waits for its turn, None at the end of a side; None: it does not wait.
+        self._put_off: deque[tuple[Side, bytes | None]] | None = None
+        self._put_off_bytes = 0
         self.destination = destination
         self._services = services
         self._loop = loop
@@ -149,6 +163,14 @@ class Relay:
         """Bytes of a side, in plaintext."""
         if self._is_over:
             return
+        if self._put_off is not None or self._share.is_spent:
+            self._put_off_bytes += len(data)
+            self._wait_for_turn().append((side, data))
+            self._tell_kept()
+        else:
+            self._take(side, data)
+
+    def _take(self, side: Side, data: bytes) -> None:
         began = perf_counter()
         inspector, gate = self._inspector, self._gate
         assert inspector is not None
@@ -162,11 +184,14 @@ class Relay:
             self._guarded(self._hurry_back, lane, gate, data)
         else:
             self._guarded(self._receive, side, data)
-        gate.turns.step(side, len(data), began)
+        self._share.spend(gate.turns.step(side, len(data), began))
 
     def ended(self, side: Side) -> None:
         """A side sends no more."""
-        self._guarded(self._end, side)
+        if self._put_off is not None:
+            self._put_off.append((side, None))
+        else:
+            self._guarded(self._end, side)
 
     def lost(self, side: Side, reason: str) -> None:
         """A side's connection is gone."""
@@ -228,6 +253,40 @@ class Relay:
         """Bytes from the client and from the target, as they came over the wire."""
         client, target = (self._side(side).leg for side in (Side.CLIENT, Side.TARGET))
         return (client.bytes_received if client else 0, target.bytes_received if target else 0)
+
+    # Turns.
+
+    def _wait_for_turn(self) -> deque[tuple[Side, bytes | None]]:
+        """Do nothing and read nothing until it is this flow's turn. What comes until then is to be added to the answer."""
+        if self._put_off is None:
+            self._put_off = deque()
+            self._share.wait(self._take_turn)
+            self._steer_reading(Side.CLIENT)
+            self._steer_reading(Side.TARGET)
+        return self._put_off
+
+    def _take_turn(self) -> None:
+        """Go on where it was interrupted, then with what has come, for as long as a turn is."""
+        came, self._put_off = self._put_off, None
+        if self._is_over or came is None:
+            return
+        began = perf_counter()
+        self._guarded(self._pump)
+        self._share.spend(perf_counter() - began)
+        while came and not self._is_over:
+            if self._put_off is not None or perf_counter() - began >= STEP_SECONDS:
+                self._wait_for_turn().extend(came)
+                break
+            side, data = came.popleft()
+            if data is None:
+                self._guarded(self._end, side)
+            else:
+                self._put_off_bytes -= len(data)
+                self._take(side, data)
+        if not self._is_over:
+            self._tell_kept()
+            self._steer_reading(Side.CLIENT)
+            self._steer_reading(Side.TARGET)
 
     # The synchronous path.
 
@@ -295,9 +354,11 @@ class Relay:
         self._pump()
 
     def _pump(self) -> None:
-        """Carry out every event. One side's may free the other's, so both are asked until neither has any."""
-        if self._is_pumping:
+        """Carry out every event, or as many as a turn allows. One side's may free the other's, so both are asked until
+        neither has any."""
+        if self._is_pumping or self._put_off is not None:
             return
+        until = perf_counter() + STEP_SECONDS
         inspector = self._inspector
         assert inspector is not None
         self._is_pumping = True
@@ -312,13 +373,23 @@ class Relay:
                             break
                         is_quiet = False
                         self._carry(event)
+                        if perf_counter() >= until:
+                            self._wait_for_turn()
+                            break
+                    if self._put_off is not None:
+                        is_quiet = True
+                        break
         finally:
             self._is_pumping = False
-        if not self._is_over and self._inspector is not None:
-            kept = self._inspector.waiting_bytes
-            if kept != self._kept_bytes:
-                self._kept_bytes = kept
-                self._services.keeps(self, kept)
+        if not self._is_over:
+            self._tell_kept()
+
+    def _tell_kept(self) -> None:
+        assert self._inspector is not None
+        kept = self._inspector.waiting_bytes + self._put_off_bytes
+        if kept != self._kept_bytes:
+            self._kept_bytes = kept
+            self._services.keeps(self, kept)
 
     def _carry(self, event: Event) -> None:
         assert self._inspector is not None
@@ -568,11 +639,12 @@ class Relay:
             self._steer_reading(side)
 
     def _steer_reading(self, side: Side) -> None:
-        """Read a side unless the other cannot take more, or it has sent enough while it waits."""
+        """Read a side unless the other cannot take more, it has sent enough while it waits, or it is not the flow's turn."""
         state = self._side(side)
         if state.leg is None:
             return
-        if self._side(side.other).is_congested or state.waiting_bytes > _WAITING_BYTES_MAX:
+        is_full = state.waiting_bytes > _WAITING_BYTES_MAX
+        if is_full or self._put_off is not None or self._side(side.other).is_congested:
             state.leg.pause_reading()
         else:
             state.leg.resume_reading()
@@ -586,6 +658,7 @@ class Relay:
         if self._is_over:
             return
         self._is_over = True
+        self._put_off = None
         for held in self._held.values():
             if held.timer is not None:
                 held.timer.cancel()

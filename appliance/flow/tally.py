@@ -76,21 +76,23 @@ class Turns:
         # How long the step took whose answer is still to come.
         self._seconds: float | None = None
 
-    def step(self, side: Side, size: int, began: float) -> None:
-        """So many bytes of a side are dealt with, since `began` (time.perf_counter)."""
+    def step(self, side: Side, size: int, began: float) -> float:
+        """So many bytes of a side are dealt with, since `began` (time.perf_counter). For how many seconds."""
+        seconds = perf_counter() - began
         meter = self.meter
         if side is Side.TARGET:
             meter.target_bytes += size
             if self._seconds is not None:
-                meter.added(self._seconds + perf_counter() - began)
+                meter.added(self._seconds + seconds)
                 self._seconds = None
-            return
+            return seconds
         meter.client_bytes += size
         if self.has_sent:
             self.has_sent = False
             if self._seconds is not None:
                 meter.added(self._seconds)
-            self._seconds = perf_counter() - began
+            self._seconds = seconds
+        return seconds
 
 
 class WorkerTally:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from time import perf_counter
 from typing import cast
 
 import msgspec
@@ -26,6 +27,7 @@ from appliance.flow.gate import Question as DeskQuestion
 from appliance.flow.leg import Leg
 from appliance.flow.relay import Relay
 from appliance.flow.verdicts import ActivePolicy
+from appliance.flow.shares import Share, Shares
 from appliance.flow.tally import Sums, WorkerTally
 from appliance.flow.waiting import WaitingBytes
 from appliance.identity.attribution import Attribution
@@ -88,6 +90,8 @@ _RECONNECT_SECONDS = 0.2
 # A cancel request is sixteen bytes and no answer; a target that does not take them in this time will not.
 _CANCEL_SECONDS = 5.0
 _CATALOGUES_MAX = 64
+# Connections that the kernel keeps for us until we come to them: we then take all of them at once.
+_BACKLOG = 256
 # Between two times that control is told what was counted.
 _TALLY_SECONDS = 1.0
 # How often one flow may have the catalogue read only because it used a name that is not in it. Within that time what is
@@ -151,6 +155,7 @@ class Worker:
         self._attribution = Attribution(settings)
         self._flows: dict[str, _Flow] = {}
         self._flows_of: Counter[str] = Counter()
+        self._shares = Shares(loop.call_soon)
         self._waiting: WaitingBytes[Relay] = WaitingBytes(_WAITING_BYTES_MAX)
         # Flows for which a cancel request is on its way to the target.
         self._cancelling: set[str] = set()
@@ -222,7 +227,7 @@ class Worker:
             self._introduce_again()
             if not is_serving:
                 for listening in sockets:
-                    self._servers.append(await self._loop.create_server(self._accept, sock=listening, backlog=1024))
+                    self._servers.append(await self._loop.create_server(self._accept, sock=listening, backlog=_BACKLOG))
                 is_serving = True
                 ready()
             await lost.wait()
@@ -327,12 +332,24 @@ class Worker:
 
     def arrive(self, transport: asyncio.Transport) -> Leg | None:
         """Take up a caught connection, or answer None: it is refused and recorded as such."""
+        began = perf_counter()
+        origin = origin_of(transport.get_extra_info("socket"))
+        principal = self._attribution.principal_of(origin)
+        leg = self._take_up(transport, origin, principal)
+        if principal is not None:
+            self._shares.of(principal.agent).spend(perf_counter() - began)
+        return leg
+
+    def share_of(self, transport: asyncio.Transport) -> Share | None:
+        """The share in this worker's time of whose connection it is, or None where it is nobody's."""
+        principal = self._attribution.principal_of(origin_of(transport.get_extra_info("socket")))
+        return self._shares.of(principal.agent) if principal is not None else None
+
+    def _take_up(self, transport: asyncio.Transport, origin: Origin, principal: Principal | None) -> Leg | None:
         journal, active = self._journal, self._active
         assert journal is not None
         assert active is not None
-        origin = origin_of(transport.get_extra_info("socket"))
         flow_id = secrets.token_hex(8)
-        principal = self._attribution.principal_of(origin)
         resource = self._attribution.resource_of(origin.destination)
         refusal = None
         if principal is None:
@@ -378,7 +395,7 @@ class Worker:
             )
             return None
         facts = FlowFacts(resource, principal, self._placeholders.get(principal.agent), secrets.token_bytes(8))
-        relay = Relay(flow_id, origin.destination, self, self._loop)
+        relay = Relay(flow_id, origin.destination, self, self._loop, self._shares.enter(principal.agent))
         flow = _Flow(relay, facts, origin)
         self._flows[flow_id] = flow
         self._flows_of[principal.agent] += 1
@@ -561,6 +578,7 @@ class Worker:
         self._waiting.note(flow, 0)
         agent = known.facts.principal.agent
         self._flows_of[agent] -= 1
+        self._shares.leave(agent)
         if not self._flows_of[agent]:
             del self._flows_of[agent]
         if known.key is not None:
@@ -605,6 +623,17 @@ class _Arrival(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         accepted = cast(asyncio.Transport, transport)  # uvloop's transports do not derive from it
+        share = self._worker.share_of(accepted)
+        if share is not None and share.is_spent:
+            # Many at once of one agent: each takes a part of a millisecond to take up.
+            accepted.pause_reading()
+            share.wait(lambda: self._arrive(accepted, is_late=True))
+        else:
+            self._arrive(accepted)
+
+    def _arrive(self, accepted: asyncio.Transport, *, is_late: bool = False) -> None:
+        if accepted.is_closing():
+            return
         leg = None
         try:
             leg = self._worker.arrive(accepted)
@@ -616,3 +645,5 @@ class _Arrival(asyncio.Protocol):
             accepted.abort()
         else:
             accepted.set_protocol(leg)
+            if is_late:
+                leg.resume_reading()
