@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 
 from appliance.errors import SettingError, SettingErrors
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 Path: TypeAlias = tuple[str | int, ...]
 Data: TypeAlias = "bool | int | float | str | list[Data] | dict[str, Data] | None"
@@ -75,6 +76,9 @@ def read_document(file: str, text: str) -> Document:
 
 def check_document(document: Document, schema: Mapping[str, Any]) -> tuple[SettingError, ...]:
     """Every way in which a document breaks the schema (draft 2020-12), in the order of its lines."""
+    # Only here: it takes longer to import than a file without a schema takes to read.
+    from jsonschema import Draft202012Validator
+
     validator = Draft202012Validator(cast("dict[str, Any]", schema))
     found: list[SettingError] = []
     for violation in validator.iter_errors(document.data):

@@ -9,18 +9,17 @@ from __future__ import annotations
 import datetime
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Group
-from rich.syntax import Syntax
-from rich.table import Table
-from rich.text import Text
 
 from ui.completion import complete_approval
 from ui.conversation import ask_control
-from ui.terminal import console, one_line, print_json, printable
+from ui.terminal import console, one_line, print_json, printable, table
 from ui.wiring import Given
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _if = click.option("--if", "seen", metavar="HASH", help="Answer only if this is what is held (`bound` in show --json).")
@@ -36,7 +35,12 @@ def approvals() -> None:
 @_json
 @click.pass_obj
 def list_(given: Given, settled: int, as_json: bool) -> None:
-    """List what waits for a person, oldest first."""
+    """List what waits for a person, oldest first.
+
+    \b
+    Example:
+      sluicegate approvals list --settled 5
+    """
     answer = ask_control(given.run, "approvals.list", settled=settled)
     found = answer["approvals"] + answer["settled"]
     if as_json:
@@ -45,11 +49,11 @@ def list_(given: Given, settled: int, as_json: bool) -> None:
     if not found:
         click.echo("nothing waits")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("approval", "left", "who", "where", "command", "rule", "for"):
-        table.add_column(title, overflow="fold", no_wrap=title in ("approval", "left"))
+    told = table("approval", "left", "who", "where", "command", "rule", "for")
+    for column in told.columns[:2]:
+        column.no_wrap = True
     for one in found:
-        table.add_row(
+        told.add_row(
             one["id"],
             left(one),
             printable(one["principal"]),
@@ -58,7 +62,7 @@ def list_(given: Given, settled: int, as_json: bool) -> None:
             printable(one["rule"]),
             ", ".join(one["approvers"]) or "any approver",
         )
-    console().print(table)
+    console().print(told)
 
 
 @approvals.command()
@@ -67,7 +71,12 @@ def list_(given: Given, settled: int, as_json: bool) -> None:
 @_json
 @click.pass_obj
 def show(given: Given, approval: str, exact: bool, as_json: bool) -> None:
-    """Show one approval: the command, what it would do, why it is held, and its history."""
+    """Show one approval: the command, what it would do, why it is held, and its history.
+
+    \b
+    Example:
+      sluicegate approvals show a-7f3k2
+    """
     found = ask_control(given.run, "approvals.show", approval=approval, exact=exact)
     if as_json:
         print_json(found)
@@ -82,7 +91,12 @@ def show(given: Given, approval: str, exact: bool, as_json: bool) -> None:
 @_json
 @click.pass_obj
 def approve(given: Given, approval: str, reason: str, seen: str | None, as_json: bool) -> None:
-    """Let exactly what is held run."""
+    """Let exactly what is held run.
+
+    \b
+    Example:
+      sluicegate approvals approve a-7f3k2 --reason "month end"
+    """
     _answer(given, "approve", approval, seen, as_json, reason=reason)
 
 
@@ -93,7 +107,12 @@ def approve(given: Given, approval: str, reason: str, seen: str | None, as_json:
 @_json
 @click.pass_obj
 def reject(given: Given, approval: str, reason: str, seen: str | None, as_json: bool) -> None:
-    """Refuse what is held."""
+    """Refuse what is held.
+
+    \b
+    Example:
+      sluicegate approvals reject a-7f3k2 --reason "not on a Friday"
+    """
     _answer(given, "reject", approval, seen, as_json, reason=reason)
 
 
@@ -111,6 +130,10 @@ def edit(
     """Change what is held and let that run, if the policy lets it: it is judged like any other command.
 
     Without --text and --file the command opens in your editor, exact text and all.
+
+    \b
+    Example:
+      sluicegate approvals edit a-7f3k2 --text "delete from orders where id = 12"
     """
     if text is not None and file is not None:
         raise click.UsageError("give --text or --file, not both")
@@ -139,13 +162,17 @@ def _answer(given: Given, how: str, approval: str, seen: str | None, as_json: bo
 
 
 def _told(one: dict[str, Any]) -> Group:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    from rich.console import Group
+    from rich.syntax import Syntax
+    from rich.text import Text
+
+    told = table()
+    told.add_column(style="bold", no_wrap=True)
+    told.add_column(overflow="fold")
 
     def add(title: str, text: str) -> None:
         if text:
-            table.add_row(title, printable(text))
+            told.add_row(title, printable(text))
 
     state = f"{one['outcome']} by {one['by']}" if one["by"] else one["outcome"] or one["state"]
     add("approval", f"{one['id']} — {state}")
@@ -176,7 +203,7 @@ def _told(one: dict[str, Any]) -> Group:
         add(when, f"{happening['what']}{by}" + (f": {happening['detail']}" if happening["detail"] else ""))
     text = printable(one.get("exact") or one["shown"])
     lexer = "postgresql" if one["protocol"] == "postgres" else "text"
-    return Group(table, Text(), Syntax(text, lexer, background_color="default", word_wrap=True))
+    return Group(told, Text(), Syntax(text, lexer, background_color="default", word_wrap=True))
 
 
 def left(one: dict[str, Any]) -> str:

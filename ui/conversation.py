@@ -1,16 +1,19 @@
-"""How the command line talks to the control process: one request, one answer, over the people's socket."""
+"""How the command line talks to the control process: one request, one answer, over the people's socket.
+
+What it needs is imported when something is asked: a shell that completes an option must not wait for it.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-import msgspec
 
 from appliance.errors import UnavailableError
-from appliance.ipc.channel import Channel, connect
-from appliance.ipc.messages import Message, Request
+
+if TYPE_CHECKING:
+    from appliance.ipc.channel import Channel
+    from appliance.ipc.messages import Message
 
 ANSWER_SECONDS = 150.0
 """Longer than control takes for the slowest verb, which waits for a worker to judge a changed command."""
@@ -31,19 +34,17 @@ class Refused(click.ClickException):
     exit_code = 1
 
 
-class _Answer(msgspec.Struct):
-    ok: bool
-    result: Any = None
-    reason: str = ""
-
-
 def ask_control(run: str, verb: str, **arguments: object) -> Any:
     """The result of one of control.people.VERBS, as JSON has it. Raises NoAnswer or Refused."""
+    import asyncio
+
     return asyncio.run(_ask(run, verb, arguments))
 
 
 def ask_quickly(run: str, verb: str, **arguments: object) -> Any:
     """The same for a shell that completes a word and must not be kept waiting. Raises NoAnswer or Refused soon."""
+    import asyncio
+
     return asyncio.run(_ask(run, verb, arguments, COMPLETION_SECONDS))
 
 
@@ -55,6 +56,8 @@ class Conversation:
         self._channel: Channel | None = None
 
     async def __aenter__(self) -> Conversation:
+        from appliance.ipc.channel import connect
+
         try:
             self._channel = await connect(f"{self._run}/control-people.sock", _unexpected, lambda: None)
         except UnavailableError as error:
@@ -67,18 +70,24 @@ class Conversation:
 
     async def ask(self, verb: str, **arguments: object) -> Any:
         """Like ask_control. Calls may overlap."""
+        import msgspec
+
+        from appliance.ipc.messages import Request
+
         assert self._channel is not None
         try:
             body = await self._channel.call(lambda call: Request(call, verb, msgspec.json.encode(arguments)))
         except UnavailableError as error:
             raise _no_answer(error) from None
-        answer = msgspec.json.decode(body, type=_Answer)
-        if not answer.ok:
-            raise Refused(answer.reason)
-        return answer.result
+        answer = msgspec.json.decode(body)
+        if not answer["ok"]:
+            raise Refused(answer["reason"])
+        return answer["result"]
 
 
 async def _ask(run: str, verb: str, arguments: dict[str, object], seconds: float = ANSWER_SECONDS) -> Any:
+    import asyncio
+
     try:
         async with asyncio.timeout(seconds), Conversation(run) as conversation:
             return await conversation.ask(verb, **arguments)

@@ -15,20 +15,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-import msgspec
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from appliance.recording import keys, reader
-from appliance.recording.bundle import write_bundle
-from appliance.recording.journal import Header
-from appliance.recording.places import Places
-from appliance.recording.reader import Kept
 from ui.completion import complete_flow
 from ui.recordings import caught_up, flow_fields, told_plainly
 from ui.terminal import clock_time, console, print_json, printable, say
+
+# What reads a recording is imported by those who do: a shell that completes a flow's id must not wait for it.
+if TYPE_CHECKING:
+    from appliance.recording import keys
+    from appliance.recording.places import Places
+    from appliance.recording.reader import Kept
 
 _EXPORTED_AT_ONCE: Final = 1_000
 _FLOWS_MAX: Final = 10_000_000
@@ -91,6 +90,9 @@ def export(flow: str | None, everything: bool, form: str, target: Path | None, e
         raise click.UsageError("--exact goes with records: --format lines or sqlite")
     if target is not None and target.exists():
         raise click.UsageError(f"{target} exists")
+    from appliance.recording import reader
+    from appliance.recording.bundle import write_bundle
+
     with told_plainly():
         places = caught_up(state)
         found = None if flow is None else reader.find_flow(places, flow)
@@ -156,6 +158,8 @@ def _progress() -> Iterator[Tell]:
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     with Progress(
         TextColumn("exporting"),
         BarColumn(),
@@ -169,6 +173,8 @@ def _progress() -> Iterator[Tell]:
 
 
 def _lines(places: Places, flow: str | None, exact: bool, tell: Tell) -> Iterator[dict[str, Any]]:
+    from appliance.recording import keys, reader
+
     opened = keys.load(places.keys) if exact else None
     kept = reader.read_all(places) if flow is None else reader.read_flow(places, flow)
     last = max((number for number, _ in places.segments()), default=1)
@@ -181,6 +187,11 @@ def _lines(places: Places, flow: str | None, exact: bool, tell: Tell) -> Iterato
 
 
 def _exported(places: Places, kept: Kept, opened: keys.Keys | None) -> dict[str, Any]:
+    import msgspec
+
+    from appliance.recording import reader
+    from appliance.recording.journal import Header
+
     fields: dict[str, Any] = msgspec.to_builtins(kept.record)
     is_sealed = fields.pop("sealed", None) is not None
     if isinstance(kept.record, Header):
@@ -214,6 +225,8 @@ def _into_database(database: Path, lines: Iterator[dict[str, Any]]) -> None:
 
 def _rows(places: Places, flow: str | None) -> Iterator[str]:
     """CSV of flows with a header, line by line, by RFC 4180."""
+    from appliance.recording import reader
+
     line = StringIO()
     writer = csv.writer(line)
     writer.writerow(_COLUMNS)

@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
-from appliance.configuration import configuration_schema, read_case_files, read_policy_files
 from appliance.errors import SettingErrors
-from appliance.parties import Phase, Principal, Scope
-from appliance.policy.cases import cases_schema, command_effects, read_cases, run_cases
-from appliance.policy.explanation import explain
-from appliance.policy.reading import policy_schema, read_policy
-from appliance.sql.analysis import read
+from ui.completion import complete_agent, complete_resource, complete_rule
 from ui.conversation import ask_control
-from ui.terminal import print_json, printable
+from ui.terminal import clock_time, console, print_json, printable, say, table
 from ui.wiring import Given
 
+# What reads policies and SQL is imported by the commands that do: a shell that completes a word must not wait for it.
+_PHASES: Final = ("plan", "execute")
+
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_paths = click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True))
+_paths = click.argument("paths", nargs=-1, type=click.Path(exists=True))
 
 
 @click.group()
@@ -32,8 +30,22 @@ def policy() -> None:
 @policy.command()
 @_paths
 @_json
-def check(paths: tuple[str, ...], as_json: bool) -> None:
-    """Read policy files (or folders of them) and say everything that is wrong with them."""
+@click.pass_obj
+def check(given: Given, paths: tuple[str, ...], as_json: bool) -> None:
+    """Read policy files (or folders of them) and say everything that is wrong with them.
+
+    Without PATHS those of the configuration are read.
+
+    \b
+    Example:
+      sluicegate policy check policies/
+    """
+    from appliance.configuration import read_case_files, read_policy_files
+    from appliance.policy.cases import read_cases
+    from appliance.policy.reading import read_policy
+    from appliance.sql.analysis import read
+
+    paths = paths or _configured(given)
     try:
         files = read_policy_files(paths)
         found = read_policy(files)
@@ -51,8 +63,22 @@ def check(paths: tuple[str, ...], as_json: bool) -> None:
 @policy.command()
 @_paths
 @_json
-def test(paths: tuple[str, ...], as_json: bool) -> None:
-    """Run the test cases (*.cases.yaml) that stand beside policy files. Ends with 1 where one fails or there is none."""
+@click.pass_obj
+def test(given: Given, paths: tuple[str, ...], as_json: bool) -> None:
+    """Run the test cases (*.cases.yaml) that stand beside policy files.
+
+    Without PATHS those of the configuration are run. Ends with 1 where one fails or there is none.
+
+    \b
+    Example:
+      sluicegate policy test policies/
+    """
+    from appliance.configuration import read_case_files, read_policy_files
+    from appliance.policy.cases import read_cases, run_cases
+    from appliance.policy.reading import read_policy
+    from appliance.sql.analysis import read
+
+    paths = paths or _configured(given)
     try:
         judged = read_policy(read_policy_files(paths))
         results = run_cases(judged, read_cases(read_case_files(paths), read), read)
@@ -75,17 +101,17 @@ def test(paths: tuple[str, ...], as_json: bool) -> None:
         )
     else:
         for result in results:
-            click.secho(printable(result.text()), fg=None if result.passed else "red")
+            say(result.text(), "" if result.passed else "red")
         click.echo(f"{len(results) - len(failed)} of {len(results)} cases passed")
     if failed or not results:
         raise click.exceptions.Exit(1)
 
 
 @policy.command("explain")
-@click.option("--agent", required=True)
-@click.option("--phase", type=click.Choice([phase.value for phase in Phase]), required=True)
-@click.option("--resource", required=True)
-@click.option("--database", required=True)
+@click.option("--agent", required=True, help="A configured agent.", shell_complete=complete_agent)
+@click.option("--phase", type=click.Choice(_PHASES), required=True, help="What it does.")
+@click.option("--resource", required=True, help="A registered target.", shell_complete=complete_resource)
+@click.option("--database", required=True, help="The database there.")
 @click.option("--command", "text", required=True, help="The SQL text.")
 @click.option(
     "--tables", type=click.Path(exists=True, dir_okay=False), help="Take what exists from this *.cases.yaml, offline."
@@ -109,6 +135,11 @@ def explain_(
     """Say why a command would get its verdict, effect by effect.
 
     The running appliance is asked, with the policy in force and what exists in the target now; with --tables nothing runs.
+
+    \b
+    Example:
+      sluicegate policy explain --agent shop-bot --phase execute --resource shop --database shop \\
+          --command "delete from orders"
     """
     if tables is None:
         if paths or groups:
@@ -126,9 +157,25 @@ def explain_(
 
 
 @policy.command()
-@click.option("--of", "what", type=click.Choice(["policy", "cases", "configuration"]), default="policy", show_default=True)
+@click.option(
+    "--of",
+    "what",
+    type=click.Choice(["policy", "cases", "configuration"]),
+    default="policy",
+    show_default=True,
+    help="Of which kind of file.",
+)
 def schema(what: str) -> None:
-    """Print the published JSON Schema, for editors and CI."""
+    """Print the published JSON Schema, for editors and CI.
+
+    \b
+    Example:
+      sluicegate policy schema --of cases > cases.schema.json
+    """
+    from appliance.configuration import configuration_schema
+    from appliance.policy.cases import cases_schema
+    from appliance.policy.reading import policy_schema
+
     schemas = {"policy": policy_schema, "cases": cases_schema, "configuration": configuration_schema}
     click.echo(json.dumps(schemas[what](), indent=2, ensure_ascii=False))
 
@@ -137,19 +184,72 @@ def schema(what: str) -> None:
 @_json
 @click.pass_obj
 def reload_(given: Given, as_json: bool) -> None:
-    """Read the policy files anew now. Changed files are noticed within seconds without it."""
+    """Read the policy files anew now.
+
+    Changed files are noticed within seconds without it. Ends with 1 where they are unfit and the old policy stays.
+
+    \b
+    Example:
+      sluicegate policy reload
+    """
     state = ask_control(given.run, "policy.reload")
     if as_json:
         print_json(state)
     elif state["fault"]:
-        click.secho(
-            printable(f"the old policy stays in force, because the new one is unfit:\n{state['fault']}"), fg="red", err=True
-        )
+        say(f"the old policy stays in force, because the new one is unfit:\n{state['fault']}", "red", to_errors=True)
     else:
         word = "is in force now" if state["changed"] else "was in force already"
         click.echo(f"policy {state['version']} with {state['rules']} rules {word}")
     if state["fault"]:
         raise click.exceptions.Exit(1)
+
+
+@policy.command()
+@click.argument("rule", required=False, shell_complete=complete_rule)
+@_json
+@click.pass_obj
+def show(given: Given, rule: str | None, as_json: bool) -> None:
+    """Show the policy in force with how often each rule was used, or one RULE with its text.
+
+    \b
+    Example:
+      sluicegate policy show
+      sluicegate policy show losses-need-approval
+    """
+    found = ask_control(given.run, "policy.show")
+    if rule is not None:
+        chosen = [(file["name"], one) for file in found["files"] for one in file["rules"] if one["id"] == rule]
+        if not chosen:
+            raise click.ClickException(printable(f"found no rule {rule!r} in force; `sluicegate policy show` lists them"))
+        for name, one in chosen:
+            if as_json:
+                print_json({"file": name, **one})
+            else:
+                say(f"{name}:{one['line']}  used {one['hits']} times", "bold")
+                say(one["source"])
+        return
+    if as_json:
+        print_json(found)
+        return
+    told = table("rule", "does", "used", "last", "reason")
+    for file in found["files"]:
+        for one in file["rules"]:
+            last = "never" if one["last"] is None else clock_time(int(one["last"] * 1e9))
+            words = (one["id"], ", ".join(one["kinds"]), str(one["hits"]), last, one["reason"])
+            told.add_row(*map(printable, words))
+    console().print(told)
+    if found["fault"]:
+        say(f"POLICY UNFIT, the one above stays in force:\n{found['fault']}", "red")
+
+
+def _configured(given: Given) -> tuple[str, ...]:
+    """The policies of the configuration."""
+    from appliance.configuration import reread_configuration
+
+    try:
+        return reread_configuration(str(given.configuration), given.programs.protocols).policies
+    except SettingErrors as errors:
+        raise click.ClickException(printable(f"no PATHS are given, and the configuration names none: {errors}")) from None
 
 
 def _explain_offline(
@@ -162,6 +262,13 @@ def _explain_offline(
     paths: Sequence[str],
     groups: Sequence[str],
 ) -> tuple[str, dict[str, Any]]:
+    from appliance.configuration import read_policy_files
+    from appliance.parties import Phase, Principal, Scope
+    from appliance.policy.cases import command_effects, read_cases
+    from appliance.policy.explanation import explain
+    from appliance.policy.reading import read_policy
+    from appliance.sql.analysis import read
+
     if not paths:
         raise click.UsageError("--tables needs --policy")
     try:
@@ -187,5 +294,5 @@ def _fail(errors: SettingErrors, as_json: bool) -> NoReturn:
             }
         )
     else:
-        click.secho(printable(str(errors)), fg="red", err=True)
+        say(str(errors), "red", to_errors=True)
     raise click.exceptions.Exit(1)

@@ -8,43 +8,32 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from re import compile as pattern
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 from click.core import ParameterSource
-from rich.console import Group
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
 from appliance.errors import RecordingError
-from appliance.recording import reader
-from appliance.recording.bundle import open_bundle
-from appliance.recording.places import Places
-from appliance.recording.records import Answered, Commanded, Decided, FlowClosed, FlowOpened, Passed
-from appliance.recording.replay import Moment
-from appliance.recording.replay import replay as moments_of
-from appliance.recording.segments import FlowSummary
-from appliance.recording.verify import Report
-from appliance.recording.verify import verify as verify_recording
 from ui.completion import complete_agent, complete_flow, complete_resource
 from ui.conversation import NoAnswer, ask_control
-from ui.terminal import clock_time, console, duration, one_line, print_json, printable, short_time, table
+from ui.terminal import console, duration, one_line, print_json, printable, short_time, table
+
+# What reads a recording is imported by the commands that do: a shell that completes a flow's id must not wait for it.
+if TYPE_CHECKING:
+    from appliance.recording.places import Places
+    from appliance.recording.segments import FlowSummary
 
 _CAUGHT_UP_SECONDS = 1.0  # control takes journals in many times a second; after that they are read without the rest
 _FLOWS_AT_ONCE = 200  # the most that control gives at once
 _FLOWS_READ_MAX = 100_000  # of the files, where a filter leaves some of them out
 _AGO = pattern(r"(\d{1,9})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_COLOURS = {"forward": "green", "refuse": "red", "hold": "yellow", "own": "dim"}
-_DECIDED_COLOURS = {"approved": "green", "modified": "cyan", "rejected": "red"}
 
 _state = click.option(
     "--state",
@@ -107,7 +96,10 @@ def flows(
         for flow in found:
             print_json(flow)
         return
-    told = Table(box=None, pad_edge=False, header_style="bold")
+    from rich.text import Text
+
+    told = table()
+    told.show_header = True
     # It fits a terminal of 80 columns; the rest of a flow is in `replay` and in --json.
     for title in ("flow", "opened", "lasted", "who", "resource"):
         told.add_column(title, overflow="fold", no_wrap=title != "who")
@@ -170,6 +162,8 @@ def _asked_flows(run: str, wanted: _Wanted) -> list[dict[str, Any]]:
 
 def _recorded_flows(state: Path, wanted: _Wanted) -> list[dict[str, Any]]:
     """What the recording's files hold, in the same form."""
+    from appliance.recording import reader
+
     with told_plainly():
         places = caught_up(state)
         # What is left out below must not count towards the limit.
@@ -202,6 +196,8 @@ def _tell_live(found: list[dict[str, Any]], as_json: bool) -> None:
         for flow in found:
             print_json(flow)
         return
+    from rich.text import Text
+
     told = table("flow", "since", "who", "where", "from", "last command")
     for flow in found:
         where = flow["resource"] or "none"
@@ -228,6 +224,12 @@ def replay(flow: str, state: Path, as_json: bool) -> None:
     Example:
       sluicegate replay f3a9
     """
+    import msgspec
+
+    from appliance.recording import reader
+    from appliance.recording.replay import replay as moments_of
+    from ui.moments import told_moment
+
     with told_plainly():
         places = caught_up(state)
         moments = moments_of(reader.read_flow(places, reader.find_flow(places, flow)))
@@ -237,7 +239,7 @@ def replay(flow: str, state: Path, as_json: bool) -> None:
             return
         terminal = console()
         for moment in moments:
-            terminal.print(_told_moment(moment))
+            terminal.print(told_moment(moment))
 
 
 @click.command()
@@ -269,12 +271,18 @@ def verify(state: Path, public_key: Path | None, witnesses: tuple[Path, ...], bu
     Example:
       sluicegate verify --public-key /mnt/elsewhere/recording.pub --head /mnt/elsewhere/head.json
     """
+    import msgspec
+
+    from appliance.recording.bundle import open_bundle
+    from appliance.recording.verify import verify as verify_recording
+    from ui.moments import told_report
+
     with told_plainly(), open_bundle(bundle) if bundle is not None else nullcontext(state) as place, _patience(as_json):
         report = verify_recording(place, public_key, witnesses)
     if as_json:
         print_json({"sound": report.is_sound, **msgspec.to_builtins(report)})
     else:
-        console().print(_told_report(report, public_key is not None, bool(witnesses)))
+        console().print(told_report(report, public_key is not None, bool(witnesses)))
     if not report.is_sound:
         sys.exit(1)
 
@@ -286,6 +294,9 @@ def _patience(as_json: bool) -> AbstractContextManager[object]:
 
 def caught_up(state: Path) -> Places:
     """The recording, once what was in the journals just now is taken in, if that is soon."""
+    from appliance.recording import reader
+    from appliance.recording.places import Places
+
     places = Places(state)
     if not places.recording.is_dir():
         raise RecordingError(f"there is no recording in {state}")
@@ -327,141 +338,3 @@ def _moment(since: str | None) -> int:
         raise click.BadParameter(
             "expected 30s, 15m, 2h, 7d, or a date and time in ISO 8601", param_hint="--since"
         ) from error
-
-
-def _told_moment(moment: Moment) -> Group:
-    """A moment as lines: when, what, and below it what belongs to it."""
-    head = Text(f"{moment.after / 1e9:>10.3f}  ", "dim")
-    below: list[Text | Table] = []
-
-    def add(label: str, text: str, style: str = "") -> None:
-        if text:
-            below.append(Text.assemble((f"{label} " if label else "", "dim"), (printable(text), style)))
-
-    match moment.record:
-        case FlowOpened():
-            _tell_opened(moment.record, head, add)
-        case Commanded():
-            _tell_command(moment.record, head, add)
-        case Decided():
-            _tell_decision(moment.record, moment.took, head, add)
-        case Answered():
-            _tell_answer(moment.record, moment.took, head, add)
-            if moment.record.sample:
-                below.append(_sample(moment.record))
-        case Passed():
-            head.append(f"passed on: {printable(moment.record.note)}", "dim")
-        case FlowClosed():
-            head.append("closed", "bold")
-            head.append(f"  {printable(moment.record.reason)}")
-            head.append(
-                f"  ({moment.record.client_bytes} bytes from the client, {moment.record.target_bytes} from the target)",
-                "dim",
-            )
-            add("fault:", moment.record.trace or "", "red")
-    return Group(head, *(Padding(line, (0, 0, 0, 12)) for line in below))
-
-
-_Add = Callable[..., None]
-
-
-def _tell_opened(record: FlowOpened, head: Text, add: _Add) -> None:
-    head.append("opened", "bold")
-    head.append(f"  {clock_time(record.time)}  flow {printable(record.flow)}")
-    who = record.principal or "nobody we know"
-    add("by:", who + (f", established by {record.established}" if record.established else ""))
-    add("groups:", ", ".join(record.groups))
-    where = f"{record.resource} ({record.protocol})" if record.resource else "no registered resource"
-    add("to:", f"{where} at {record.destination}, from {record.source}")
-
-
-def _tell_command(record: Commanded, head: Text, add: _Add) -> None:
-    style = _COLOURS.get(record.outcome, "")
-    if record.outcome == "own":
-        head.append(f"own words: {printable(record.sort)} {printable(record.shown)}".rstrip(), "dim")
-        return
-    head.append(f"#{record.number} ", "bold")
-    head.append(f"{printable(record.sort)}  ")
-    head.append(printable(record.outcome).upper(), f"bold {style}".strip())
-    if record.rule:
-        head.append(f"  by rule {printable(record.rule)}")
-    if record.changed_from is not None:
-        head.append(f"  in place of #{record.changed_from}", "cyan")
-    add("", record.shown)
-    for position, parameter in enumerate(record.parameters, 1):
-        add(f"${position} =", "NULL" if parameter is None else repr(parameter))
-    add("reason:", record.reason, style)
-    for text in record.effects:
-        add("effect:", text)
-    for text in record.masks:
-        add("mask:", text, "magenta")
-    if record.approval:
-        add("approval:", record.approval + (f" by {record.approver}" if record.approver else ""))
-    if record.durable:
-        add("kept:", "on disk before it went")
-    if record.sealed is not None:
-        add("sealed:", "the exact text differs from what is shown, or is longer")
-
-
-def _tell_decision(record: Decided, took: int | None, head: Text, add: _Add) -> None:
-    head.append(f"#{record.number} ", "bold")
-    head.append(printable(record.outcome).upper(), f"bold {_DECIDED_COLOURS.get(record.outcome, 'yellow')}")
-    if record.by:
-        head.append(f"  by {printable(record.by)}")
-    if took is not None:
-        head.append(f"  after {duration(took)}")
-    add("approval:", record.approval)
-    add("reason:", record.reason)
-    add("instead:", record.shown, "cyan")
-
-
-def _tell_answer(record: Answered, took: int | None, head: Text, add: _Add) -> None:
-    head.append(f"#{record.number} ", "bold")
-    head.append(f"answered {printable(record.status)}", "red" if record.failed else "")
-    if record.columns:
-        head.append(f"  {record.rows} rows, {record.size} bytes", "dim")
-    if took is not None:
-        head.append(f"  in {duration(took)}", "dim")
-    add("masked:", ", ".join(record.masked), "magenta")
-    add("digest:", record.digest, "dim")
-
-
-def _sample(record: Answered) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="underline")
-    masked = set(record.masked)
-    # A row may be wider than its header where a target breaks its protocol; it is shown all the same.
-    width = max([len(record.columns), *(len(row) for row in record.sample)])
-    for position in range(width):
-        name = record.columns[position] if position < len(record.columns) else "?"
-        is_masked = name in masked
-        table.add_column(Text(printable(name) + (" (masked)" if is_masked else "")), style="magenta" if is_masked else "")
-    for row in record.sample:
-        table.add_row(*(Text("NULL", "dim") if value is None else Text(printable(value)) for value in row))
-    if record.rows > len(record.sample):
-        table.add_row(Text(f"… {record.rows - len(record.sample)} more", "dim"))
-    return table
-
-
-def _told_report(report: Report, has_own_key: bool, has_witness: bool) -> Group:
-    lines = [
-        Text(f"{report.records} records in {report.segments} segments, {report.heads} signed heads, key {report.key}"),
-    ]
-    for finding in report.findings:
-        place = ", ".join(
-            f"{name} {value}"
-            for name, value in (("segment", finding.segment), ("record", finding.record), ("chain", finding.chain))
-            if value is not None
-        )
-        text = f"{finding.sort}: {finding.text}" + (f" [{place}]" if place else "")
-        lines.append(Text(printable(text), "red"))
-    for note in report.notes:
-        said = f"note of {clock_time(note.time)}: {note.sort}: {note.text}" + (f" [{note.journal}]" if note.journal else "")
-        lines.append(Text(printable(said), "yellow"))
-    if report.waiting:
-        lines.append(Text(f"{report.waiting} bytes in journals are not taken in yet, so nothing is said of them"))
-    if not has_own_key:
-        lines.append(Text("The key is the one beside the recording; give --public-key to trust a copy of your own.", "dim"))
-    if not has_witness:
-        lines.append(Text("Without --head, a recording rewritten whole by the key's holder is not found.", "dim"))
-    lines.append(Text("sound", "bold green") if report.is_sound else Text("NOT SOUND", "bold red"))
-    return Group(*lines)
