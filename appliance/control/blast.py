@@ -265,7 +265,8 @@ class BlastRadius:
             return not_worked_out(foresights)
         connection = await connect(resource, statement.database, self._vault, APPLICATION_NAME)
         try:
-            findings = await Prober(connection, statement.search_path, statement.arguments, self._clock).find(foresights)
+            prober = Prober(connection, statement.search_path, statement.arguments, catalogue.version, self._clock)
+            findings = await prober.find(foresights)
         finally:
             await connection.close()
         return figures_of(findings, in_transaction=statement.in_transaction, role=catalogue.role)

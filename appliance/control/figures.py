@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from appliance.approvals.desk import Certainty, Figure
-from appliance.control.probing import CUT, DEPENDENTS_MAX, EXPRESSED, STATEMENT_SECONDS, Answered, Findings, Size
+from appliance.control.probing import CHANGED, CUT, DEPENDENTS_MAX, EXPRESSED, STATEMENT_SECONDS, Answered, Findings, Size
 from appliance.sql.catalogue import Relation
 from appliance.sql.foresight import ROWS_MAX, Foresight, Part
 
@@ -22,6 +22,7 @@ _REASONS = {
     "25006": "not counted: reading it would write",
     CUT: "not counted: there was no time left",
     EXPRESSED: "not counted: the table's statistics evaluate expressions",
+    CHANGED: "not counted: what exists at the target is changing at this moment",
 }
 
 _FAILING = frozenset({"refer", "stand in the way"})
@@ -145,9 +146,10 @@ def _estimate(findings: Findings, number: int, one: Foresight) -> list[Figure]:
             "55P03": "not worked out: another session has the table locked",
             CUT: "not worked out: there was no time left",
             EXPRESSED: "not worked out: the table's statistics evaluate expressions",
+            CHANGED: "not worked out: what exists at the target is changing at this moment",
         }
         value = refusing.get(state, f"none: the target refuses the statement ({state})")
-        worth = Certainty.UNKNOWN if state in ("57014", "55P03", CUT, EXPRESSED) else Certainty.WARNING
+        worth = Certainty.UNKNOWN if state in ("57014", "55P03", CUT, EXPRESSED, CHANGED) else Certainty.WARNING
         return [Figure("planner's estimate", value, "", worth)]
     plan = answered.plan
     rows = "no row" if not plan.rows else f"about {_counted(round(plan.rows))}"

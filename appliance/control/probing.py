@@ -18,6 +18,7 @@ from psycopg.pq import DiagnosticField, ExecStatus, TransactionStatus
 from appliance.control.connections import Connection
 from appliance.protocols.postgres.parameters import TYPE_NAMES
 from appliance.protocols.postgres.startup import write_search_path
+from appliance.sql.catalogue_queries import VERSION_QUERY
 from appliance.sql.foresight import Foresight, Probe
 
 STATEMENT_SECONDS = 2.0
@@ -36,6 +37,9 @@ CUT = "cut"
 EXPRESSED = "expressed"
 """In place of an SQLSTATE: planning it would evaluate an expression of the table's statistics."""
 
+CHANGED = "changed"
+"""In place of an SQLSTATE: what exists at the target is no longer what the question was judged by."""
+
 _TYPES = {name: oid for oid, name in TYPE_NAMES.items()}
 
 # Everything that decides how a text is read, or what it may cost, whatever the account's own defaults are.
@@ -45,7 +49,7 @@ _BEGIN = (
     f"set local lock_timeout = {round(LOCK_SECONDS * 1000)}; "
     "set local idle_in_transaction_session_timeout = 10000; set local standard_conforming_strings = on; "
     "set local transform_null_equals = off; set local max_parallel_workers_per_gather = 0; set local jit = off; "
-    "set local search_path = "
+    "set local search_path = ''"
 )
 
 _SIZES = """select json_build_array(c.oid::bigint, greatest(c.reltuples, -1)::float8, c.relrowsecurity,
@@ -101,7 +105,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What came of a question: its answer, or the SQLSTATE (or CUT, EXPRESSED) of why there is none."""
+    """What came of a question: its answer, or the SQLSTATE (or CUT, EXPRESSED, CHANGED) of why there is none."""
 
     count: int | None = None
     plan: Plan | None = None
@@ -129,19 +133,21 @@ _Node = dict[str, object]
 
 
 class Prober:
-    """Asks on one connection. `arguments` are the statement's parameters, each the name of its type and its text; `clock`
-    gives seconds that only go forward."""
+    """Asks on one connection. `arguments` are the statement's parameters, each the name of its type and its text; `version`
+    is that of the catalogue by which questions were judged; `clock` gives seconds that only go forward."""
 
     def __init__(
         self,
         connection: Connection,
         search_path: tuple[str, ...],
         arguments: Sequence[tuple[str, str | None]],
+        version: str,
         clock: Callable[[], float],
     ) -> None:
         self._connection = connection
-        self._begin = _BEGIN + (write_search_path(search_path) or "''")
+        self._search_path = write_search_path(search_path) or "''"
         self._arguments = arguments
+        self._version = version
         self._clock = clock
         self._until = clock() + DEADLINE_SECONDS
         self._expressed: frozenset[tuple[str, ...]] | None = None
@@ -228,11 +234,13 @@ class Prober:
         if any(value is not None and "\0" in value for _, value in given):
             raise _RefusedError("22021")
         types = [_TYPES.get(name, int(name) if name.isdecimal() else 0) for name, _ in given]
-        return await self._asked(self._begin, probe.text, [value for _, value in given], types)
+        # Judged by one reading of the catalogue, so asked only while that stands: in the same breath.
+        begin = f"{_BEGIN}; {VERSION_QUERY}; set local search_path = {self._search_path}"
+        return await self._asked(begin, probe.text, [value for _, value in given], types)
 
     async def _own(self, text: str, oids: Sequence[int] = ()) -> list[bytes]:
         values = ["{" + ",".join(str(oid) for oid in oids) + "}"] if oids else []
-        return await self._asked(_BEGIN + "''", text, values, [0] * len(values))
+        return await self._asked(_BEGIN, text, values, [0] * len(values))
 
     async def _asked(self, begin: str, text: str, values: Sequence[str | None], types: Sequence[int]) -> list[bytes]:
         """The first column of the rows."""
@@ -244,6 +252,8 @@ class Prober:
                 link.send_query(begin.encode())
                 for result in await self._connection.wait(generators.execute(link)):
                     _check(result)
+                    if result.ntuples and result.get_value(0, 0) != self._version.encode():
+                        raise _RefusedError(CHANGED)
                 encoded = [None if value is None else value.encode() for value in values]
                 link.send_query_params(text.encode(), encoded, param_types=list(types))
                 (result,) = await self._connection.wait(generators.execute(link))

@@ -73,6 +73,7 @@ _NOT_IN_ADVANCE = frozenset(
     }
 )
 _NOT_IN_ADVANCE_BEGINNINGS = ("pg_sleep", "pg_advisory_", "pg_try_advisory_")
+_NOT_IN_ADVANCE_EXTENSIONS = frozenset({"pgcrypto"})  # slow on purpose, as its arguments say
 
 _USERS_OIDS = 16_384  # FirstNormalObjectId
 
@@ -232,21 +233,22 @@ class _Rehearsal(Commands):
             if each.rules:
                 self.unknown("this relation has rewrite rules", Kind.TABLE, each.schema, each.name)
             for column in each.columns:
-                if column.type_oid >= _USERS_OIDS:
-                    self.type_runs(column.type_oid)
                 if column.default is not None:
                     self.owned_expression(column.default, each)
         if relation.kind == "v":
             self._written_through(action, relation, fields)
 
     def _evaluated(self, family: Iterable[Relation]) -> None:
-        # The planner folds the constants in the expressions of indexes, checks and policies of all it may touch.
+        # The planner folds the constants in the expressions of indexes, checks and policies of all it may touch, and looks
+        # through statistics with the functions of the columns' types (a range type's difference, for one).
         for each in family:
             if each.kind == "f":
                 self.unknown("its rows are in another server", Kind.TABLE, each.schema, each.name)
             for text in each.expressions:
                 self.owned_expression(text, each)
             for column in each.columns:
+                if column.type_oid >= _USERS_OIDS:
+                    self.type_runs(column.type_oid)
                 if column.generated and column.default is not None:
                     self.owned_expression(column.default, each)
 
@@ -644,7 +646,8 @@ _KEY_WORDS = {"c": "deleted", "n": "set to NULL", "d": "set to their default"}
 
 def _is_innocent(effect: Effect, allowed: frozenset[Action]) -> bool:
     if effect.action is Action.CALL:
-        return effect.thing.kind is Kind.FUNCTION and effect.attribute("opaque") is False
+        is_read = effect.thing.kind is Kind.FUNCTION and effect.attribute("opaque") is False
+        return is_read and effect.attribute("extension") not in _NOT_IN_ADVANCE_EXTENSIONS
     if effect.action is Action.READ and effect.attribute("locks") and allowed is not _PLANNED:
         return False
     return effect.action in allowed and effect.thing.kind in (Kind.TABLE, Kind.SEQUENCE)
