@@ -19,6 +19,24 @@ EVENTS_PER_PAGE: Final = 300
 LIVE_SHOWN_MAX: Final = 500
 SETTLED_SHOWN: Final = 20
 
+# What is said of a flow that the recording's index does not know (yet).
+_UNKNOWN_FLOW: Final[dict[str, Any]] = dict.fromkeys(
+    (
+        "principal",
+        "agent",
+        "phase",
+        "person",
+        "resource",
+        "database",
+        "source",
+        "started",
+        "ended",
+        "commands",
+        "denied",
+        "held",
+    )
+) | {"live": False}
+
 Approval = Annotated[str, Path(pattern=r"^[A-Za-z0-9-]{1,40}$")]
 Flow = Annotated[str, Path(pattern=r"^[A-Za-z0-9._:-]{1,80}$")]
 Word = Annotated[str, Query(max_length=200)]
@@ -75,7 +93,14 @@ def pages(house: House) -> APIRouter:
             _found(house, who, "flows.show", flow=flow, after=after, limit=EVENTS_PER_PAGE), waiting(house, who)
         )
         return house.page(
-            "flow.html", who, **nav, at="flows", flow=found["flow"], events=found["events"], after=after, next=found["next"]
+            "flow.html",
+            who,
+            **nav,
+            at="flows",
+            flow=_UNKNOWN_FLOW | found["flow"],
+            events=found["events"],
+            after=after,
+            next=found["next"],
         )
 
     @routes.get("/policy")

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, Final
 
 from markupsafe import Markup, escape
@@ -113,7 +114,7 @@ def statement(text: str) -> Markup:
     """A statement, coloured, each line in an element of its own so that lines can be numbered."""
     cut = text[:SHOWN_CHARACTERS_MAX]
     lines: list[list[Markup]] = [[]]
-    for kind, part in _tokens(cut):
+    for kind, part in _joined(_tokens(cut)):
         for number, piece in enumerate(part.replace("\r\n", "\n").split("\n")):
             if number:
                 lines.append([])
@@ -124,6 +125,12 @@ def statement(text: str) -> Markup:
     if len(text) > len(cut):
         body += Markup('\n<span class="cut">and {} characters more</span>').format(f"{len(text) - len(cut):,}")
     return body
+
+
+def _joined(tokens: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Neighbours of one kind as one: the mark of a hidden value is several tokens to a grammar that does not know it."""
+    for kind, parts in groupby(tokens, key=lambda token: token[0]):
+        yield kind, "".join(part for _, part in parts)
 
 
 @lru_cache(maxsize=1024)
