@@ -46,7 +46,7 @@ def list_(given: Given, as_json: bool) -> None:
 
 @people.command()
 @_name
-@click.option("--role", type=_role, default="approver", show_default=True)
+@click.option("--role", type=_role, default="approver", show_default=True, help="What the person may do.")
 @_groups
 @_json
 @click.pass_obj
@@ -62,7 +62,7 @@ def add(given: Given, name: str, role: str, groups: tuple[str, ...], as_json: bo
 
 @people.command()
 @_name
-@click.option("--role", type=_role)
+@click.option("--role", type=_role, help="What the person may do from now on.")
 @_groups
 @click.option("--no-groups", is_flag=True, help="In no group any more.")
 @_json

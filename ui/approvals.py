@@ -15,7 +15,7 @@ import click
 
 from ui.completion import complete_approval
 from ui.conversation import ask_control
-from ui.terminal import console, one_line, print_json, printable, table
+from ui.terminal import console, keep_whole, one_line, print_json, printable, table
 from ui.wiring import Given
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def list_(given: Given, settled: int, as_json: bool) -> None:
         click.echo("nothing waits")
         return
     told = table("approval", "left", "who", "where", "command", "rule", "for")
-    for column in told.columns[:2]:
-        column.no_wrap = True
+    keep_whole(told, [one["id"] for one in found])
+    told.columns[1].no_wrap = True
     for one in found:
         told.add_row(
             one["id"],

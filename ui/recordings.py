@@ -22,7 +22,7 @@ from click.core import ParameterSource
 from appliance.errors import RecordingError
 from ui.completion import complete_agent, complete_flow, complete_resource
 from ui.conversation import NoAnswer, ask_control
-from ui.terminal import console, duration, one_line, print_json, printable, short_time, table
+from ui.terminal import console, duration, keep_whole, one_line, print_json, printable, short_time, table
 
 # What reads a recording is imported by the commands that do: a shell that completes a flow's id must not wait for it.
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--held", is_flag=True, help="Only flows of which something was held for a person.")
 @click.option("--live", is_flag=True, help="Only flows that are open now, with their last command.")
 @click.option("--since", default=None, help="Only flows active since: 30s, 15m, 2h, 7d, or a date and time (ISO 8601).")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="So many at most.")
 @_json
 @click.pass_context
 def flows(
@@ -98,13 +98,11 @@ def flows(
         return
     from rich.text import Text
 
-    told = table()
-    told.show_header = True
     # It fits a terminal of 80 columns; the rest of a flow is in `replay` and in --json.
-    for title in ("flow", "opened", "lasted", "who", "resource"):
-        told.add_column(title, overflow="fold", no_wrap=title != "who")
-    for title in ("commands", "refused", "held"):
-        told.add_column(title, justify="right", no_wrap=True)
+    told = table("flow", "opened", "lasted", "who", "resource", "commands", "refused", "held")
+    keep_whole(told, [flow["flow"] for flow in found])
+    for column in told.columns[-3:]:
+        column.justify = "right"
     for flow in found:
         started, ended = flow["started"], flow["ended"]
         told.add_row(
@@ -199,6 +197,7 @@ def _tell_live(found: list[dict[str, Any]], as_json: bool) -> None:
     from rich.text import Text
 
     told = table("flow", "since", "who", "where", "from", "last command")
+    keep_whole(told, [flow["flow"] for flow in found])
     for flow in found:
         where = flow["resource"] or "none"
         words = (

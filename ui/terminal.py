@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import unicodedata
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,8 @@ LINE_CHARACTERS_MAX: Final = 100
 WIDE: Final = 160
 """Columns where the output is no terminal and COLUMNS is not set: a program reads it then, and folded cells help none."""
 
+# Ours are shorter; a longer one must not push everything else off the screen.
+_ID_CHARACTERS_MAX: Final = 24
 _ACTED_ON: Final = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
 
 
@@ -60,6 +63,12 @@ def table(*titles: str) -> Table:
     for title in titles:
         made.add_column(title, overflow="fold")
     return made
+
+
+def keep_whole(told: Table, ids: Iterable[str]) -> None:
+    """Let a table's first column show these ids whole, however narrow the terminal is: people copy them."""
+    told.columns[0].no_wrap = True
+    told.columns[0].min_width = min(max(map(len, ids), default=0), _ID_CHARACTERS_MAX)
 
 
 def say(text: str, style: str = "", *, to_errors: bool = False) -> None:

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from ui.approvals import left, place
 from ui.conversation import Conversation, NoAnswer
-from ui.terminal import console, one_line, print_json, printable, say, short_time, table
+from ui.terminal import console, keep_whole, one_line, print_json, printable, say, short_time, table
 from ui.wiring import Given
 
 _WAIT_SECONDS: Final = 30.0
@@ -154,6 +154,7 @@ class _Screen:
     def _waiting(self, rows: int) -> Table:
         passed = time.monotonic() - self._seen.at
         told = table("approval", "left", "who", "where", "command")
+        keep_whole(told, [one["id"] for one in self._seen.approvals[:rows]])
         for one in self._seen.approvals[:rows]:
             seconds = max(0.0, one["remaining"] - passed)
             told.add_row(
