@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from appliance.catching import Look, write_look
 from appliance.errors import UnfitKernelError
 from appliance.log import FORM_VARIABLE, Level, Log
 from appliance.recording.places import lay_out
@@ -132,6 +133,9 @@ class _Supervisor:
     dashboard_socket: int | None = None
     mend_due: float = 0.0
     mend_fault: str = ""
+    undone: int = 0
+    undone_at: float | None = None
+    undone_found: tuple[str, ...] = ()
     selector: selectors.DefaultSelector = field(default_factory=selectors.DefaultSelector)
     signals: tuple[socket.socket, ...] = ()
     children: list[_Child] = field(default_factory=list)
@@ -221,10 +225,21 @@ class _Supervisor:
             if str(error) != self.mend_fault:
                 self.mend_fault = str(error)
                 log("cannot catch executors", level=Level.ERROR, reason=error)
+            self._tell_look(())
             return
         self.mend_fault = ""
         if found:
             log("catching was undone and is put back", level=Level.ERROR, found=" ".join(found))
+            self.undone += 1
+            self.undone_at, self.undone_found = time.monotonic(), tuple(found)
+        self._tell_look(self.undone_found)
+
+    def _tell_look(self, found: tuple[str, ...]) -> None:
+        try:
+            write_look(self.settings.run, Look(time.monotonic(), found, self.mend_fault, self.undone, self.undone_at))
+        except OSError as error:
+            # Whoever reads it sees that it grows old.
+            log("cannot tell what was looked at", level=Level.WARNING, reason=error)
 
     # One child's life.
 

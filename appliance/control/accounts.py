@@ -143,6 +143,7 @@ class Accounts:
         # Names that nobody has are verified against this, so that they take as long as the others.
         self._nobody = _written(_COST, _BLOCK, _PARALLEL, secrets.token_bytes(_SALT_BYTES), secrets.token_bytes(_HASH_BYTES))
         self._database: Database | None = None
+        self.fault = "the accounts were not read yet"
 
     def open(self, now: float) -> None:
         """Read the file, or make it with its first administrator. Raises RecordingError."""
@@ -178,6 +179,7 @@ class Accounts:
             accounts = {row["name"]: _account(row) for row in self._database.table("accounts").rows}
             sessions = {row["key"]: _session(row) for row in self._database.table("sessions").rows}
         self._accounts, self._sessions = accounts, sessions
+        self.fault = ""
         for session in list(sessions.values()):
             if not self._is_live(session, now):
                 self._end([session])
@@ -483,6 +485,8 @@ class Accounts:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            if not self._accounts:
+                self.fault = str(error)
             raise RecordingError(f"the accounts in {self._file} can't be used: {error}") from error
 
 

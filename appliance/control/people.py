@@ -23,11 +23,16 @@ from appliance.approvals.desk import AMENDING_SECONDS, Case, Desk, Person, Refus
 from appliance.approvals.ledger import Ledger
 from appliance.control.accounts import Account, Accounts, Opened, Role, Session, SignedOut, csrf_of
 from appliance.control.blast import is_looked_into
+from appliance.control.catalogues import Catalogues
 from appliance.control.changes import WAIT_SECONDS_MAX, Changes, Sort
+from appliance.control.health import Health, check_data
+from appliance.control.inventory import list_agents, list_resources
 from appliance.control.log import Level, log
 from appliance.control.metrics import Metrics
 from appliance.control.pages import FLOW_CHARACTERS_MAX, Pages
+from appliance.control.policies import InForce
 from appliance.control.recorder import Recorder
+from appliance.control.rulebook import Rulebook
 from appliance.control.tallies import Tallies
 from appliance.control.workers import Workers
 from appliance.errors import RecordingError, SluicegateError
@@ -198,9 +203,9 @@ class _Following(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class People:
-    """The people's socket. The callables are control's: `status` answers what is to be shown, `reload` reads the policy anew
-    and answers what came of it, `explain` says why a command would get its verdict, `dashboard_leaf` what the dashboard
-    shows to browsers."""
+    """The people's socket. The callables are control's: `policy` is the one in force, `status` answers what is to be shown,
+    `reload` reads the policy anew and answers what came of it, `explain` says why a command would get its verdict,
+    `dashboard_leaf` what the dashboard shows to browsers."""
 
     def __init__(
         self,
@@ -211,6 +216,7 @@ class People:
         accounts: Accounts,
         changes: Changes,
         pages: Pages,
+        policy: Callable[[], InForce],
         status: Callable[[], dict[str, Any]],
         reload: Callable[[], dict[str, Any]],
         explain: Callable[[str, str, str, str, str], Awaitable[dict[str, Any]]],
@@ -224,6 +230,8 @@ class People:
         self._accounts = accounts
         self._changes = changes
         self._pages = pages
+        self._policy = policy
+        self._rulebook = Rulebook()
         self._status = status
         self._reload = reload
         self._explain = explain
@@ -235,11 +243,13 @@ class People:
         self.metrics: Metrics
         self.tallies: Tallies
 
-    def join(self, desk: Desk, metrics: Metrics, tallies: Tallies) -> None:
-        """Give the desk, which itself tells us of every move, and what is counted."""
+    def join(self, desk: Desk, metrics: Metrics, tallies: Tallies, health: Health, catalogues: Catalogues) -> None:
+        """Give the desk, which itself tells us of every move, what is counted, how things stand, and what exists where."""
         self.desk = desk
         self.metrics = metrics
         self.tallies = tallies
+        self.health = health
+        self.catalogues = catalogues
 
     def moved(self, case: Case) -> None:  # noqa: ARG002 - every move wakes everybody who waits
         """Something happened on the desk."""
@@ -420,6 +430,25 @@ class People:
             await self._recorder.drain_soon(DRAIN_SECONDS_MAX)
         return await self._pages.show(what.flow, what.after, what.limit, live)
 
+    async def _show_policy(self, _asker: Asker, _arguments: _Nothing) -> dict[str, Any]:
+        state = self._status()["policy"]
+        return {
+            "version": state["version"],
+            "loaded": state["rules"],
+            "fault": state["fault"],
+            "since": state["since"],
+            "files": self._rulebook.files(self._policy(), self.tallies.hits()),
+        }
+
+    async def _show_health(self, _asker: Asker, _arguments: _Nothing) -> dict[str, Any]:
+        return {"checks": [check_data(check) for check in self.health.checks()]}
+
+    async def _list_agents(self, _asker: Asker, _arguments: _Nothing) -> list[dict[str, Any]]:
+        return list_agents(self._settings, (flow for flow, _ in self._workers.live_flows().values()))
+
+    async def _list_resources(self, _asker: Asker, _arguments: _Nothing) -> list[dict[str, Any]]:
+        return list_resources(self._settings, self.catalogues.states())
+
     async def _follow(self, _asker: Asker, what: _Following) -> dict[str, Any]:
         return {"serials": await self._changes.wait(what.after, what.seconds)}
 
@@ -502,6 +531,10 @@ VERBS: dict[str, Verb] = {
     # Nothing in it is secret: the dashboard shows it to whoever scrapes.
     "metrics.show": Verb(_Nothing, People._show_metrics, Rank.NOBODY),
     "drain": Verb(_Nothing, People._drain, Rank.APPROVER),
+    "policy.show": Verb(_Nothing, People._show_policy, Rank.VIEWER),
+    "health.show": Verb(_Nothing, People._show_health, Rank.VIEWER),
+    "agents.list": Verb(_Nothing, People._list_agents, Rank.VIEWER),
+    "resources.list": Verb(_Nothing, People._list_resources, Rank.VIEWER),
     "policy.reload": Verb(_Nothing, People._reload_policy, Rank.ADMINISTRATOR),
     "policy.explain": Verb(_Explaining, People._explain_command, Rank.APPROVER),
     "dashboard.leaf": Verb(_Nothing, People._give_leaf, Rank.NOBODY),

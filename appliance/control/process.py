@@ -22,6 +22,7 @@ from appliance.control.blast import BlastRadius
 from appliance.control.catalogues import Catalogues
 from appliance.control.changes import Changes, Sort
 from appliance.control.explaining import explain_command
+from appliance.control.health import Health, HealthSources
 from appliance.control.log import Level, log
 from appliance.control.metrics import Metrics, Sources
 from appliance.control.pages import Pages
@@ -36,9 +37,11 @@ from appliance.ipc.channel import serve
 from appliance.recording.keys import make_or_load
 from appliance.recording.places import Places, lay_out
 from appliance.settings import Settings
+from appliance.supervision import worker_count
 from appliance.tls.authority import Leaves, open_authority
 
 TICK_SECONDS = 0.2
+HEALTH_SECONDS = 1.0
 POLICY_SECONDS = 0.5
 """Files are read anew once they have stood still for one of these."""
 
@@ -88,6 +91,7 @@ class _Control:
         own.mkdir(mode=0o700, exist_ok=True)
         Path(settings.run).mkdir(mode=0o755, parents=True, exist_ok=True)
         self._policies = PolicyFolder(settings.policies, settings.hold_seconds)
+        self._policy_since = self._started
         self._vault = Vault(settings, time.monotonic)
         authority = open_authority(own / "authority", lambda: datetime.datetime.now(datetime.UTC))
         leaves = Leaves(authority)
@@ -123,6 +127,7 @@ class _Control:
             self._accounts,
             self._changes,
             self._pages,
+            lambda: self._policies.in_force,
             self._status,
             self._reload_policy,
             self._explain,
@@ -152,7 +157,23 @@ class _Control:
                 time.monotonic,
             )
         )
-        self._people.join(self._desk, self._metrics, self._tallies)
+        self._health = Health(
+            HealthSources(
+                run=settings.run,
+                state=settings.state,
+                workers_wanted=worker_count(settings),
+                workers=self._workers,
+                recorder=self._recorder,
+                policies=self._policies,
+                catalogues=self._catalogues,
+                ledger=self._ledger,
+                accounts=self._accounts,
+                waiting=lambda: len(self._desk.waiting()),
+                clock=time.monotonic,
+                wall=time.time,
+            )
+        )
+        self._people.join(self._desk, self._metrics, self._tallies, self._health, self._catalogues)
 
     async def run(self, ready: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -174,6 +195,7 @@ class _Control:
             self._changes.keep_beat(),
             self._recorder.keep_index(),
             self._keep_tallies(),
+            self._watch_health(),
         ):
             self._start(duty)
         log("serving", policy=self._policies.in_force.policy.version, rules=len(self._policies.in_force.policy.rules))
@@ -231,6 +253,12 @@ class _Control:
             except RecordingError as error:
                 log("ledger fails", level=Level.ERROR, reason=error)
 
+    async def _watch_health(self) -> None:
+        while True:
+            if self._health.look():
+                self._changes.move(Sort.HEALTH)
+            await asyncio.sleep(HEALTH_SECONDS)
+
     async def _watch_policy(self) -> None:
         while True:
             await asyncio.sleep(POLICY_SECONDS)
@@ -262,6 +290,7 @@ class _Control:
         is_new = self._policies.reload()
         self._changes.move(Sort.POLICY)
         if is_new:
+            self._policy_since = time.time()
             self._workers.tell_policy(self._policies.in_force)
             log("policy in force", policy=self._policies.in_force.policy.version)
         elif self._policies.fault:
@@ -275,6 +304,7 @@ class _Control:
             "rules": len(policy.policy.rules),
             "files": [name for name, _ in policy.files],
             "fault": self._policies.fault,
+            "since": self._policy_since,
         }
 
     def _status(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ While nothing can be taken in, workers go on until their journals are full and t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,8 @@ class Recorder:
         self._index = FlowIndex(places)
         self._taken = taken
         self.fault = ""
+        # By the clock that only goes forward.
+        self.drained_at = time.monotonic()
         self.records = 0
         # For each journal the place up to which it is taken in.
         self.reached: dict[str, int] = {}
@@ -160,6 +163,7 @@ class Recorder:
         assert self._keeper is not None
         self._pass_notes(self._keeper)
         taken = self._keeper.drain()
+        self.drained_at = time.monotonic()
         # Put in place whole, because the loop's thread reads it.
         self.reached = self._keeper.reached()
         return taken

@@ -22,7 +22,7 @@ RINGS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"appliance.ipc"}),
     # It does I/O, so pure rooms are further in and never see it.
-    frozenset({"appliance.log"}),
+    frozenset({"appliance.log", "appliance.catching"}),
     frozenset({"appliance.protocols", "appliance.policy"}),
     frozenset({"appliance.sql"}),
     frozenset({"appliance.masking"}),

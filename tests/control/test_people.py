@@ -36,6 +36,10 @@ TABLE: dict[str, tuple[Rank, dict[str, Any]]] = {
     "flows.show": (Rank.VIEWER, {"flow": "absent"}),
     "status": (Rank.VIEWER, {}),
     "drain": (Rank.APPROVER, {}),
+    "policy.show": (Rank.VIEWER, {}),
+    "health.show": (Rank.VIEWER, {}),
+    "agents.list": (Rank.VIEWER, {}),
+    "resources.list": (Rank.VIEWER, {}),
     "policy.reload": (Rank.ADMINISTRATOR, {}),
     "policy.explain": (
         Rank.APPROVER,
