@@ -190,6 +190,8 @@ _VERBS: Final[dict[str, tuple[str, str]]] = {
 }
 _ICONS: Final = {"danger": "!", "change": "±", "calm": "·"}
 _USES: Final = {"output": "", "compare": "tested for equality", "compute": "in expressions"}
+# Of the others, what looks like fields is part of a name.
+_WITH_FIELDS: Final = frozenset({"read", "insert", "update", "alter", "grant", "unknown"})
 _RULE = re.compile(r"(.*) \(([^()]+:[0-9]+)\)", re.DOTALL)
 
 
@@ -213,7 +215,9 @@ def effect(text: str) -> ShownEffect:
     found = _EFFECT.fullmatch(text)
     word = text.split(" ", 1)[0]
     verb, level = _VERBS.get(word, ("", "danger"))
-    if found is None or not verb or " as " in found["name"]:
+    has_parts = found is not None and (found["fields"] is None or word in _WITH_FIELDS)
+    has_parts = has_parts and found is not None and (found["use"] is None or word == "read")
+    if found is None or not verb or not has_parts or " as " in found["name"]:
         return ShownEffect(level, _ICONS[level], "", text, "", (), "", (), text)
     notes = tuple(part.replace("=", ": ").replace("_", " ") for part in (found["attributes"] or "").split(", ") if part)
     fields = tuple(part for part in (found["fields"] or "").split(", ") if part)
