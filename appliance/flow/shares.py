@@ -16,6 +16,9 @@ from time import perf_counter
 STEP_SECONDS = 0.001
 """Some ten to thirty ordinary commands. Shorter steps cost more for going round the loop than they give."""
 
+ALONE_SECONDS = 0.02
+"""A step while nobody else is there: what control says, timers and the agent's own other flows wait no longer than this."""
+
 Step = Callable[[], None]
 
 
@@ -31,33 +34,43 @@ class Share:
         self.flows = 0
 
     @property
+    def step_seconds(self) -> float:
+        """How long a step may be now."""
+        return self._shares.step_seconds
+
+    @property
     def is_spent(self) -> bool:
         """Whether the agent has to wait for a turn. One that is alone here never has to: nobody would gain by it."""
         return (self.spent >= STEP_SECONDS or bool(self.waiting)) and self._shares.has_several
 
     def spend(self, seconds: float) -> None:
-        """It has worked for so long."""
+        """It has worked for so long. Not counted while nobody else is there to wait for it."""
+        if not self._shares.has_several:
+            return
         if not self.spent:
             self._shares.note(self)
         self.spent += seconds
 
     def wait(self, step: Step) -> None:
-        """Run `step` when it is the agent's turn again. It takes care itself not to run for much longer than STEP_SECONDS."""
+        """Run `step` when it is the agent's turn again. It takes care itself not to run much longer than step_seconds."""
         self.waiting.append(step)
         if len(self.waiting) == 1:
             self._shares.queue(self)
 
 
 class Shares:
-    """All agents' in one worker. `call_soon` runs something in the next turn of the loop, after what the kernel has for us."""
+    """All agents' in one worker. `call_soon` runs something in the next turn of the loop, when what the kernel has for us is
+    done. `alone_seconds` is how long a step may be while one agent alone is there."""
 
-    def __init__(self, call_soon: Callable[[Step], object]) -> None:
+    def __init__(self, call_soon: Callable[[Step], object], alone_seconds: float = ALONE_SECONDS) -> None:
         self._call_soon = call_soon
+        self._alone_seconds = alone_seconds
         self._shares: dict[str, Share] = {}
         self._noted: list[Share] = []
         self._queue: deque[Share] = deque()
         self._is_due = False
         self.has_several = False
+        self.step_seconds = alone_seconds
 
     def of(self, agent: str) -> Share:
         """That agent's."""
@@ -90,6 +103,7 @@ class Shares:
 
     def _see(self) -> None:
         self.has_several = sum(share.flows > 0 for share in self._shares.values()) > 1
+        self.step_seconds = STEP_SECONDS if self.has_several else self._alone_seconds
 
     def _come_back(self) -> None:
         if not self._is_due:
@@ -104,7 +118,7 @@ class Shares:
         if not self._queue:
             return
         share = self._queue.popleft()
-        until = perf_counter() + STEP_SECONDS
+        until = perf_counter() + self.step_seconds
         # No further than what waits now: what steps add comes later, or this could go on for ever.
         for _ in range(len(share.waiting)):
             share.waiting.popleft()()

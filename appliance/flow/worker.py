@@ -26,9 +26,9 @@ from appliance.flow.gate import Gate
 from appliance.flow.gate import Question as DeskQuestion
 from appliance.flow.leg import Leg
 from appliance.flow.relay import Relay
-from appliance.flow.verdicts import ActivePolicy
 from appliance.flow.shares import Share, Shares
 from appliance.flow.tally import Sums, WorkerTally
+from appliance.flow.verdicts import ActivePolicy
 from appliance.flow.waiting import WaitingBytes
 from appliance.identity.attribution import Attribution
 from appliance.ipc.channel import Channel, connect
