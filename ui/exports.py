@@ -235,7 +235,7 @@ def _rows(places: Places, flow: str | None) -> Iterator[str]:
             continue
         fields = flow_fields(one)
         for name in ("started", "ended"):
-            fields[name] = "" if fields[name] is None else clock_time(fields[name])
+            fields[name] = "" if fields[name] is None else clock_time(round(fields[name] * 1e9))
         writer.writerow([_cell(fields[name]) for name in _COLUMNS])
         yield line.getvalue()
         line.seek(0)

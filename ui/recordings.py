@@ -107,8 +107,8 @@ def flows(
         started, ended = flow["started"], flow["ended"]
         told.add_row(
             printable(flow["flow"]),
-            "?" if started is None else short_time(started),
-            "open" if ended is None else duration(ended - (started or ended)),
+            "?" if started is None else short_time(round(started * 1e9)),
+            "open" if ended is None else duration(round((ended - (started or ended)) * 1e9)),
             printable(flow["principal"] or f"nobody known, from {flow['source']}"),
             printable(flow["resource"] or "–"),
             str(flow["commands"]),
@@ -149,7 +149,7 @@ def _asked_flows(run: str, wanted: _Wanted) -> list[dict[str, Any]]:
     while len(found) < wanted.limit:
         page = ask_control(run, "flows.list", before=before, limit=min(_FLOWS_AT_ONCE, wanted.limit), **words)
         for one in page["flows"]:
-            is_since = one["ended"] is None or one["ended"] >= wanted.since
+            is_since = one["ended"] is None or one["ended"] * 1e9 >= wanted.since
             if is_since and (not wanted.denied or one["denied"]) and (not wanted.held or one["held"]):
                 found.append(one)
         before = page["next"]
@@ -172,7 +172,7 @@ def _recorded_flows(state: Path, wanted: _Wanted) -> list[dict[str, Any]]:
 
 
 def flow_fields(flow: FlowSummary) -> dict[str, Any]:
-    """A recorded flow as control's flows.list has it. Times in nanoseconds."""
+    """A recorded flow as control's flows.list has it. Times in seconds."""
     return {
         "flow": flow.flow,
         "principal": flow.principal,
@@ -181,8 +181,8 @@ def flow_fields(flow: FlowSummary) -> dict[str, Any]:
         "resource": flow.resource,
         "database": None,
         "source": flow.source,
-        "started": flow.opened,
-        "ended": flow.closed,
+        "started": None if flow.opened is None else flow.opened / 1e9,
+        "ended": None if flow.closed is None else flow.closed / 1e9,
         "commands": flow.commands,
         "denied": flow.refused,
         "held": flow.held,

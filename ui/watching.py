@@ -252,7 +252,7 @@ class _Lines:
 
     def _tell(self, what: str, data: dict[str, Any], said: str) -> None:
         if self._as_json:
-            print_json({"what": what, "time": time.time(), **data})
+            print_json({"what": what, "at": time.time(), **data})
         else:
             say(f"{time.strftime('%H:%M:%S')} {one_line(said, 400)}")
         sys.stdout.flush()
