@@ -15,6 +15,9 @@ Scalar = str | int | bool
 class Action(StrEnum):
     """What is done. `connect` is to reach a thing and to manage one's own session there; it changes nothing for others."""
 
+    # An enumeration's own is written in Python, and runs for every effect that is put into a set or looked up.
+    __hash__ = str.__hash__
+
     READ = "read"
     INSERT = "insert"
     UPDATE = "update"
@@ -40,6 +43,8 @@ class Action(StrEnum):
 class Kind(StrEnum):
     """What sort of thing an action falls on. A protocol adds its own sorts here, never a second word for an old one."""
 
+    __hash__ = str.__hash__
+
     TABLE = "table"  # whatever rows are read from or written to by name: tables, views, materialised views, partitions
     INDEX = "index"
     SEQUENCE = "sequence"
@@ -63,6 +68,8 @@ class Kind(StrEnum):
 
 class Use(StrEnum):
     """How the value of a field is used. Masking is sound only for the first."""
+
+    __hash__ = str.__hash__
 
     OUTPUT = "output"  # returned as it is, as an output column of its own
     COMPARE = "compare"  # tested for equality with a constant or a parameter, and nothing else

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import product
 from typing import TypeAlias
 
 from appliance.decisions import (
@@ -150,19 +151,21 @@ class MaskedUse:
     shown: bool
 
 
-_Index: TypeAlias = dict[Action, tuple[tuple[Rule, Matcher], ...]]
+_Index: TypeAlias = dict[tuple[Action, Kind], tuple[tuple[Rule, Matcher], ...]]
 
 
 class ApplicableRules:
-    """The rules that are for one caller at one place, sorted by what they say and by action."""
+    """The rules that are for one caller at one place, sorted by what they say, by action and by kind of thing."""
 
     def __init__(self, rules: Sequence[Rule], principal: Principal, scope: Scope) -> None:
         self.rules = tuple(sorted((rule for rule in rules if rule.applies(principal, scope)), key=lambda rule: rule.place))
-        self._denies = _by_action(self.rules, (Verb.DENY,), lambda matcher: matcher.actions)
-        self._holds = _by_action(self.rules, (Verb.HOLD,), lambda matcher: matcher.actions)
-        self._grants = _by_action(self.rules, (Verb.ALLOW, Verb.HOLD), lambda matcher: matcher.covered)
+        self._denies = _by_deed(self.rules, (Verb.DENY,), lambda matcher: matcher.actions)
+        self._holds = _by_deed(self.rules, (Verb.HOLD,), lambda matcher: matcher.actions)
+        self._grants = _by_deed(self.rules, (Verb.ALLOW, Verb.HOLD), lambda matcher: matcher.covered)
         self._maskings = tuple((rule, masking) for rule in self.rules for masking in rule.masks)
-        self._values = _strictest_values(value for rule in self.rules for value in rule.values)
+        self._has_durable = any(rule.durable for rule in self.rules)
+        # What is owed for a command that comes near no masked thing and no rule that wants it durable.
+        self._least = Obligations(values=_strictest_values(value for rule in self.rules for value in rule.values))
         self._who = f"{principal.agent}/{principal.phase}"
 
     def decide(self, effects: frozenset[Effect]) -> Verdict:
@@ -174,17 +177,20 @@ class ApplicableRules:
         uncovered = [effect for effect in effects if not self.is_covered(effect)]
         if uncovered:
             return self._refuse_uncovered(uncovered)
-        masked = [use for effect in effects for use in self.masked_uses(effect)]
-        if unsound := [use for use in masked if not use.sound]:
-            return _refuse_masked(unsound)
         holding = sorted(self._touching(self._holds, effects), key=lambda rule: rule.place)
-        obligations = Obligations(
-            fields=_strictest_fields(masked),
-            values=self._values,
-            quiet=any(self._is_near_masked(effect) for effect in effects),
-            durable=any(rule.durable for rule in holding) or any(self._is_durable(effect) for effect in effects),
-            maskers=tuple(sorted({use.rule.reference.id for use in masked if use.shown})),
-        )
+        obligations = self._least
+        near = [effect for effect in effects if self._is_near_masked(effect)] if self._maskings else []
+        if near or self._has_durable:
+            masked = [use for effect in near for use in self.masked_uses(effect)]
+            if unsound := [use for use in masked if not use.sound]:
+                return _refuse_masked(unsound)
+            obligations = Obligations(
+                fields=_strictest_fields(masked),
+                values=self._least.values,
+                quiet=bool(near),
+                durable=any(rule.durable for rule in holding) or any(self._is_durable(effect) for effect in effects),
+                maskers=tuple(sorted({use.rule.reference.id for use in masked if use.shown})),
+            )
         if holding:
             return _hold(holding, obligations)
         granting = self.granting(_heaviest(effects))
@@ -194,7 +200,7 @@ class ApplicableRules:
     def is_covered(self, effect: Effect) -> bool:
         """True where allow and hold rules together let the whole effect through."""
         missing = effect.fields
-        for _, matcher in self._grants.get(effect.action, ()):
+        for _, matcher in self._grants.get((effect.action, effect.thing.kind), ()):
             covered = matcher.covered_fields(effect)
             if covered is not None:
                 missing = missing - covered
@@ -204,7 +210,7 @@ class ApplicableRules:
 
     def granting(self, effect: Effect) -> Rule | None:
         """The first rule that lets an effect, or a part of it, through."""
-        for rule, matcher in self._grants.get(effect.action, ()):
+        for rule, matcher in self._grants.get((effect.action, effect.thing.kind), ()):
             if matcher.covered_fields(effect) is not None:
                 return rule
         return None
@@ -231,14 +237,16 @@ class ApplicableRules:
     def _is_durable(self, effect: Effect) -> bool:
         return any(
             rule.durable and matcher.covered_fields(effect) is not None
-            for rule, matcher in self._grants.get(effect.action, ())
+            for rule, matcher in self._grants.get((effect.action, effect.thing.kind), ())
         )
 
     @staticmethod
     def _touching(index: _Index, effects: frozenset[Effect]) -> list[Rule]:
+        if not index:
+            return []
         found: dict[str, Rule] = {}
         for effect in effects:
-            for rule, matcher in index.get(effect.action, ()):
+            for rule, matcher in index.get((effect.action, effect.thing.kind), ()):
                 if rule.reference.id not in found and matcher.touches(effect):
                     found[rule.reference.id] = rule
         return list(found.values())
@@ -297,14 +305,14 @@ def describe_deed(effect: Effect) -> str:
     return " ".join(words)
 
 
-def _by_action(rules: Iterable[Rule], verbs: tuple[Verb, ...], actions: Callable[[Matcher], frozenset[Action]]) -> _Index:
-    index: dict[Action, list[tuple[Rule, Matcher]]] = {}
+def _by_deed(rules: Iterable[Rule], verbs: tuple[Verb, ...], actions: Callable[[Matcher], frozenset[Action]]) -> _Index:
+    index: dict[tuple[Action, Kind], list[tuple[Rule, Matcher]]] = {}
     for rule in rules:
         if rule.verb in verbs:
             for matcher in rule.matchers:
-                for action in actions(matcher):
-                    index.setdefault(action, []).append((rule, matcher))
-    return {action: tuple(pairs) for action, pairs in index.items()}
+                for deed in product(actions(matcher), matcher.kinds or Kind):
+                    index.setdefault(deed, []).append((rule, matcher))
+    return {deed: tuple(pairs) for deed, pairs in index.items()}
 
 
 def _weight(effect: Effect) -> tuple[int, str]:
