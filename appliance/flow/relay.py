@@ -7,6 +7,7 @@ hold, a question to control, a handshake or back-pressure leaves it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from appliance.events import Cancelling, Command, Event, Finished, Left, NeedDat
 from appliance.flow.gate import STANDING, Gate
 from appliance.flow.gate import Question as DeskQuestion
 from appliance.flow.leg import Leg
-from appliance.flow.shares import STEP_SECONDS, Share, Shares
+from appliance.flow.shares import Share, Shares
 from appliance.log import trace_of
 from appliance.parties import Endpoint, Side
 from appliance.protocols.inspector import (
@@ -128,7 +129,7 @@ class Relay:
     ) -> None:
         """`share` is the agent's in the worker's time; without one the flow is alone."""
         self.id = flow
-        self._share = share or Shares(loop.call_soon).enter("")
+        self._share = share or Shares(loop.call_soon, math.inf).enter("")
         # What has come while the flow waits for its turn, None at the end of a side; None: it does not wait.
         self._put_off: deque[tuple[Side, bytes | None]] | None = None
         self._put_off_bytes = 0
@@ -274,7 +275,7 @@ class Relay:
         self._guarded(self._pump)
         self._share.spend(perf_counter() - began)
         while came and not self._is_over:
-            if self._put_off is not None or perf_counter() - began >= STEP_SECONDS:
+            if self._put_off is not None or perf_counter() - began >= self._share.step_seconds:
                 self._wait_for_turn().extend(came)
                 break
             side, data = came.popleft()
@@ -358,7 +359,7 @@ class Relay:
         neither has any."""
         if self._is_pumping or self._put_off is not None:
             return
-        until = perf_counter() + STEP_SECONDS
+        until = perf_counter() + self._share.step_seconds
         inspector = self._inspector
         assert inspector is not None
         self._is_pumping = True
