@@ -277,6 +277,14 @@
     navigator.clipboard?.writeText(text).then(() => { put(button, "Copied"); setTimeout(() => put(button, "Copy"), 1500); });
   });
 
+  // ---- A rule that a link leads to shows its source.
+  function showTarget() {
+    const target = location.hash.startsWith("#rule-") && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (target) { for (const more of $$("details", target)) more.open = true; target.scrollIntoView({ block: "start" }); }
+  }
+  window.addEventListener("hashchange", showTarget);
+  showTarget();
+
   // ---- Once is enough: a form that was sent cannot be sent again.
   document.addEventListener("submit", (event) => {
     if (event.target.dataset.sent) { event.preventDefault(); return; }
