@@ -31,6 +31,7 @@ from appliance.flow.tally import Meter, Turns
 from appliance.flow.verdicts import ActivePolicy, Judgement, judgement
 from appliance.ipc.messages import Shown
 from appliance.parties import Principal, Scope
+from appliance.policy.granting import granted
 from appliance.protocols.inspector import Familiar, FamiliarAnswer
 from appliance.recording.journal import Journal, clip
 from appliance.recording.records import Answered, Commanded, Decided, Passed
@@ -116,8 +117,26 @@ class Gate:
         if familiar.parsed:
             self._before.append(shown)
             self._append_command(familiar.parsed, "Parse", shown, (), judged, None, None)
+            self._count(judged.verdict)
         self._before.append(shown)
-        self._append_command(familiar.number, familiar.sort, shown, familiar.parameters, judged, None, None)
+        # _append_command, written out for what is plain
+        self._journal.append(
+            Commanded(
+                self._flow,
+                self._clock(),
+                familiar.number,
+                familiar.sort,
+                shown,
+                judged.outcome,
+                judged.effects,
+                familiar.parameters,
+                judged.rule,
+                judged.verdict.reason,
+                (),
+                self._active.policy.version,
+                self._principal_text,
+            )
+        )
         self._count(judged.verdict)
         return judged.obligations
 
@@ -270,15 +289,10 @@ class Gate:
 
         The approver's own word covers what would be held again, as far as that person may answer such a hold.
         """
-        verdict = self._judge(amended).verdict
-        match verdict:
-            case Refuse():
-                return f"refused by {verdict.rule or 'the policy'}: {verdict.reason}"
-            case Hold() if verdict.terms.approvers and not verdict.terms.approvers & answer.groups:
-                needed = ", ".join(sorted(verdict.terms.approvers))
-                return f"rule {verdict.rule} asks for an approver of {needed}"
-            case Hold() | Forward():
-                forward = Forward(verdict.rule, verdict.obligations, approval=answer.approval, approver=answer.by)
+        verdict = granted(self._judge(amended).verdict, answer.groups)
+        if isinstance(verdict, str):
+            return verdict
+        forward = Forward(verdict.rule, verdict.obligations, approval=answer.approval, approver=answer.by)
         shown = self._shown_text(amended, verdict.obligations)
         self._decided(command, answer.approval, "modified", by=answer.by, shown=shown)
         self._record_command(amended, judgement(forward, amended.effects), changed_from=command.number)

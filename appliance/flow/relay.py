@@ -49,6 +49,8 @@ _DESK_GRACE_SECONDS = 5.0
 _TARGET_SECONDS = 10.0
 # What a closing leg may still need to be delivered; a peer that never reads must not keep a flow alive.
 _CLOSE_SECONDS = 5.0
+# An enumeration looks its members up by name each time.
+_CLIENT = Side.CLIENT
 
 
 class FlowServices(Protocol):
@@ -177,14 +179,13 @@ class Relay:
         assert inspector is not None
         assert gate is not None
         lane = inspector.fast_lane
-        if lane is None:
-            self._guarded(self._receive, side, data)
-        elif side is Side.CLIENT:
-            self._guarded(self._hurry, lane, gate, data)
-        elif lane.is_away:
-            self._guarded(self._hurry_back, lane, gate, data)
-        else:
-            self._guarded(self._receive, side, data)
+        try:
+            if lane is None or not (
+                self._hurry(lane, gate, data) if side is _CLIENT else lane.is_away and self._hurry_back(lane, gate, data)
+            ):
+                self._receive(side, data)
+        except Exception as error:  # noqa: BLE001  the border where our own bugs end one flow, closed
+            self._break(error)
         self._share.spend(gate.turns.step(side, len(data), began))
 
     def ended(self, side: Side) -> None:
@@ -300,36 +301,42 @@ class Relay:
             return
         try:
             step(*arguments)
-        except PeerError as error:
-            self._finish(f"a peer broke its protocol: {error.said}")
-        except RecordingError as error:
-            self._finish(f"its record could not be written: {error}", is_reset=True)
         except Exception as error:  # noqa: BLE001  the border where our own bugs end one flow, closed
-            self._finish(f"a fault of the gateway: {type(error).__name__}", trace=trace_of(error), is_reset=True)
+            self._break(error)
 
-    def _hurry(self, lane: FastLane, gate: Gate, data: bytes) -> None:
-        """One familiar command, judged and recorded like any other, is sent as it came. All else is read."""
+    def _break(self, error: Exception) -> None:
+        match error:
+            case PeerError():
+                self._finish(f"a peer broke its protocol: {error.said}")
+            case RecordingError():
+                self._finish(f"its record could not be written: {error}", is_reset=True)
+            case _:
+                self._finish(f"a fault of the gateway: {type(error).__name__}", trace=trace_of(error), is_reset=True)
+
+    def _hurry(self, lane: FastLane, gate: Gate, data: bytes) -> bool:
+        """Send one familiar command as it came, judged and recorded like any other. False: it has to be read."""
         familiar = lane.recognise(data)
-        if familiar is not None:
-            target = self._target.leg
-            assert target is not None
-            obligations = gate.let_pass(familiar)
-            if obligations is not None:
-                lane.depart(obligations)
-                target.write(data)
-                return
-        self._receive(Side.CLIENT, data)
+        if familiar is None:
+            return False
+        obligations = gate.let_pass(familiar)
+        if obligations is None:
+            return False
+        lane.depart(obligations)
+        target = self._target.leg
+        assert target is not None
+        target.write(data)
+        return True
 
-    def _hurry_back(self, lane: FastLane, gate: Gate, data: bytes) -> None:
-        """The whole answer to a familiar command, recorded like any other, is given as it came. All else is read."""
+    def _hurry_back(self, lane: FastLane, gate: Gate, data: bytes) -> bool:
+        """Give the whole answer to a familiar command as it came, recorded like any other. False: it has to be read."""
         answer = lane.arrive(data)
         if answer is None:
-            self._receive(Side.TARGET, data)
-            return
+            return False
+        gate.note_answer(answer)
         client = self._client.leg
         assert client is not None
-        gate.note_answer(answer)
         client.write(data)
+        return True
 
     def _receive(self, side: Side, data: bytes) -> None:
         assert self._inspector is not None

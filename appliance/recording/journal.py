@@ -37,6 +37,8 @@ LENGTH_BYTES = 4
 _FILE_MODE = 0o640  # the worker writes, control (the folder's group) reads, nobody else
 _NAME = pattern(r"w(\d{1,9})-(\d{1,20})-(\d{1,10})-(\d{6})\.journal")
 _encode = msgspec.msgpack.Encoder().encode
+# The disk is full or a limit is reached. The torn tail stays: a reader knows it by its length.
+_SHORT_WRITE = "the journal cannot be written: the disk took only a part of a record"
 
 
 class Header(msgspec.Struct, frozen=True, tag="journal", omit_defaults=True):
@@ -128,11 +130,18 @@ class Journal:
     def append(self, record: Record) -> None:
         """Writes one record; when this returns, the record outlives the process. Raises RecordingError."""
         payload = _payload(record)
-        if self._size >= self._part_bytes:
+        if self._dead is not None or self._size >= self._part_bytes:
             self._open_next_part()
-        # next_hash, written out: this is the one call that every command of every flow waits for
+        # next_hash and _write, written out: this is the one call that every command of every flow waits for
         digest = blake2b(self._hash + payload, digest_size=HASH_BYTES).digest()
-        self._write(len(payload).to_bytes(LENGTH_BYTES, "big") + payload + digest)
+        frame = len(payload).to_bytes(LENGTH_BYTES, "big") + payload + digest
+        try:
+            written = os.write(self._descriptor, frame)
+        except OSError as error:
+            self._die(f"the journal cannot be written: {error.strerror}", error)
+        if written != len(frame):
+            self._die(_SHORT_WRITE, None)
+        self._size += written
         self._hash = digest
         self._sequence += 1
 
@@ -198,8 +207,7 @@ class Journal:
         except OSError as error:
             self._die(f"the journal cannot be written: {error.strerror}", error)
         if written != len(frames):
-            # The disk is full or a limit is reached. The torn tail stays: a reader knows it by its length.
-            self._die("the journal cannot be written: the disk took only a part of a record", None)
+            self._die(_SHORT_WRITE, None)
         self._size += written
 
     def _open_next_part(self) -> None:

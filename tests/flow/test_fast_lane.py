@@ -1,5 +1,5 @@
 """The fast lane changes nothing: the same conversation with it and without it gives both sides the same bytes and leaves the
-same records, and with bytes that come one at a time, so that it can never be taken, the same bytes again."""
+same records; with bytes that come one at a time, so that it can never be taken, the client hears the same again."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from appliance.decisions import Obligations
 from appliance.flow.gate import Gate
 from appliance.flow.leg import Leg
 from appliance.flow.relay import Relay
+from appliance.flow.shares import Shares
 from appliance.flow.verdicts import ActivePolicy
 from appliance.parties import Endpoint, Phase, Principal, Scope, Side
 from appliance.policy.reading import read_policy
@@ -274,7 +275,10 @@ class Flow:
             own_key=b"\1\2\3\4key!",
             readings=ReadingCache(read),
         )
-        self.relay = Relay("flow", Endpoint("192.0.2.1", 5432), self.services, asyncio.get_running_loop())
+        # All is done at once, however slow the machine is.
+        loop = asyncio.get_running_loop()
+        share = Shares(loop.call_soon, alone_seconds=3_600).enter("bot")
+        self.relay = Relay("flow", Endpoint("192.0.2.1", 5432), self.services, loop, share)
         self.gate = Counting(
             "flow",
             ActivePolicy(read_policy([("p.yaml", POLICY)])),
@@ -291,7 +295,7 @@ class Flow:
         """From the first byte to the first ReadyForQuery."""
         self.leg.data_received(wire.StartupMessage(3, 0, (("user", "agent"), ("database", "shop"))).build())
         await settle()
-        assert self.services.target_leg is not None
+        assert self.services.target_leg is not None, self.services.ended
         self.services.target_leg.data_received(
             wire.AuthenticationOk().build()
             + wire.ParameterStatus("client_encoding", "UTF8").build()
@@ -309,7 +313,7 @@ class Flow:
         for piece in cut(data):
             self.leg.data_received(piece)
         await settle()
-        assert self.services.target_leg is not None
+        assert self.services.target_leg is not None, self.services.ended
         while sent := self.services.target.taken():  # an answer may let more go
             to_target += sent
             for piece in cut(self.server.take(sent)):
@@ -354,7 +358,7 @@ class Counting(Gate):
 
 async def settle() -> None:
     """Let whatever control is asked be answered."""
-    for _ in range(5):
+    while len(asyncio.all_tasks()) > 1:
         await asyncio.sleep(0)
 
 
@@ -462,7 +466,9 @@ def compare(steps: list[bytes], cuts: Callable[[], Cut]) -> int:
         slow = await converse(folder / "slow", steps, cuts(), Unhurried)
         slowest = await converse(folder / "slowest", steps, by_one, PostgresInspector)
         assert slow.gate.passed == slowest.gate.passed == 0
-        assert fast.said == slow.said == slowest.said
+        assert fast.said == slow.said
+        # Whether we have to ask for a description ourselves hangs on what the target has said by then.
+        assert [heard for _, heard in slow.said] == [heard for _, heard in slowest.said]
         assert fast.records() == slow.records()
         assert fast.services.ended == slow.services.ended
         return fast.gate.passed

@@ -42,6 +42,9 @@ _SYNC: Final = wire.Sync().build()
 _EXECUTE: Final = wire.Execute("").build() + _SYNC
 _DESCRIBE_EXECUTE: Final = wire.Describe("P", "").build() + _EXECUTE
 
+_EXECUTE_SIZE: Final = len(_EXECUTE)
+_DESCRIBE_EXECUTE_SIZE: Final = len(_DESCRIBE_EXECUTE)
+
 _HEADER_SIZE: Final = 5
 _LENGTH: Final = struct.Struct("!I")
 _SIZE: Final = struct.Struct("!i")
@@ -60,6 +63,8 @@ class _Description:
     outputs: object
     fields: tuple[wire.Field, ...]
     columns: tuple[Column, ...]
+    values: tuple[ValueMask, ...] | None = None
+    rows: Rows | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,8 +108,6 @@ class PostgresFastLane:
         self._answer = FamiliarAnswer()
         self._parses: dict[bytes, tuple[str, tuple[int, ...], Ticket]] = {}
         self._descriptions: dict[bytes, _Description] = {}
-        self._values: tuple[ValueMask, ...] = ()
-        self._detectors: Detectors | None = None
         # What is being looked at, and from `depart` on what is away.
         self._ticket: Ticket | None = None
         self._definition: Definition | None = None
@@ -112,10 +115,16 @@ class PostgresFastLane:
         self._is_described = False
         self._obligations = Obligations()
         self._ready = b""
+        # How the last Bind began, up to its first value, what it was a Bind of, and the formats of its values.
+        self._head = b"\0" * _HEADER_SIZE
+        self._of: Definition | None = None
+        self._value_formats: tuple[int, ...] = ()
+        self._value_count = 0
 
     def leave(self) -> None:
         """The general path is taken: what it leaves has to be looked at before this way is open again."""
         self._view = None
+        self._of = None
 
     # What the client says.
 
@@ -163,7 +172,7 @@ class PostgresFastLane:
     def _read_parse(self, data: bytes, size: int) -> Familiar | None:
         """A Parse of the unnamed statement, and a Bind of it."""
         at = _LENGTH.unpack_from(data, 1)[0] + 1
-        if at <= _HEADER_SIZE or size - at <= _HEADER_SIZE or data[at] != wire.BIND:
+        if at <= _HEADER_SIZE or size - at <= _HEADER_SIZE + 2 or data[at] != wire.BIND:
             return None
         if len(self._state.statements) >= NAMES_MAX:
             return None
@@ -185,13 +194,28 @@ class PostgresFastLane:
         text, types, ticket = parsed
         if ticket.key is None:
             return None
-        return self._read_values(data, size, at, Definition(text, types, ticket=ticket), ticket, at + _HEADER_SIZE + 2)
+        # The unnamed portal, and the statement without a name.
+        if data[at + _HEADER_SIZE] or data[at + _HEADER_SIZE + 1]:
+            return None
+        self._of = None
+        found = self._read_formats(data, at, at + _HEADER_SIZE + 2)
+        if found is None:
+            return None
+        first, formats, count = found
+        definition = Definition(text, types, ticket=ticket)
+        return self._read_values(data, size, at, definition, ticket, first, formats, count)
 
     def _read_bind(self, data: bytes, size: int) -> Familiar | None:
         """A Bind of a statement that is there."""
+        last, head = self._of, self._head
+        if last is not None and data.startswith(head, _HEADER_SIZE):
+            assert last.ticket is not None
+            at = _HEADER_SIZE + len(head)
+            return self._read_values(data, size, 0, last, last.ticket, at, self._value_formats, self._value_count)
         end = data.find(b"\0", _HEADER_SIZE + 1)
         name = data[_HEADER_SIZE + 1 : end]
-        if end < 0 or not name.isascii():
+        # The unnamed portal; whatever the statement is called.
+        if data[_HEADER_SIZE] or end < 0 or not name.isascii():
             return None
         definition = self._state.statements.known.get(name.decode("ascii"))
         if definition is None:
@@ -201,28 +225,20 @@ class PostgresFastLane:
             ticket = definition.ticket = self._ticket_for(definition.text)
         if ticket is None or ticket.key is None:
             return None
-        return self._read_values(data, size, 0, definition, ticket, end + 1)
+        at = end + 1
+        found = self._read_formats(data, 0, at)
+        if found is None:
+            return None
+        at, formats, count = found
+        self._of, self._head, self._value_formats, self._value_count = definition, data[_HEADER_SIZE:at], formats, count
+        return self._read_values(data, size, 0, definition, ticket, at, formats, count)
 
-    def _read_values(
-        self, data: bytes, size: int, start: int, definition: Definition, ticket: Ticket, at: int
-    ) -> Familiar | None:
-        """The rest of a Bind that begins at `start`, from behind its names at `at`, and what follows it."""
+    def _read_formats(self, data: bytes, start: int, at: int) -> tuple[int, tuple[int, ...], int] | None:
+        """The formats of a Bind's values and their number, from `at`; and where the values begin."""
         end = start + 1 + _LENGTH.unpack_from(data, start + 1)[0]
-        rest = size - end
-        if rest == len(_DESCRIBE_EXECUTE):
-            is_described = True
-            if not data.endswith(_DESCRIBE_EXECUTE):
-                return None
-        elif rest == len(_EXECUTE) and definition.fields is not None:
-            is_described = False
-            if not data.endswith(_EXECUTE):
-                return None
-        else:
+        # What follows a Bind is longer than any number here, so that none is read from beyond the bytes that are there.
+        if end + len(_EXECUTE) > len(data) or at > end:
             return None
-        # The unnamed portal; and in a sequence with a Parse, the statement without a name.
-        if data[start + _HEADER_SIZE] or at > end or (start and data[at - 1]):
-            return None
-        # What follows the Bind is longer than any number below, so that none is read from beyond the bytes that are here.
         formats: tuple[int, ...] = ()
         count = _COUNT.unpack_from(data, at)[0]
         at += 2
@@ -236,7 +252,32 @@ class PostgresFastLane:
         count = _COUNT.unpack_from(data, at)[0]
         if len(formats) > 1 and len(formats) != count:
             return None
-        at += 2
+        return at + 2, formats, count
+
+    def _read_values(
+        self,
+        data: bytes,
+        size: int,
+        start: int,
+        definition: Definition,
+        ticket: Ticket,
+        at: int,
+        formats: tuple[int, ...],
+        count: int,
+    ) -> Familiar | None:
+        """The rest of a Bind that begins at `start`, from its first value at `at`, and what follows it."""
+        end = start + 1 + _LENGTH.unpack_from(data, start + 1)[0]
+        rest = size - end
+        if rest == _DESCRIBE_EXECUTE_SIZE:
+            is_described = True
+            if not data.endswith(_DESCRIBE_EXECUTE):
+                return None
+        elif rest == _EXECUTE_SIZE and definition.fields is not None:
+            is_described = False
+            if not data.endswith(_EXECUTE):
+                return None
+        else:
+            return None
         types = definition.types
         values: list[str | None] = []
         for index in range(count):
@@ -394,19 +435,22 @@ class PostgresFastLane:
 
     def _take_rows(self, run: bytes, count: int, description: _Description) -> bool:
         """Whether the client may have these rows as they are; sums them up."""
-        values = self._obligations.values
-        if values is not self._values:
-            self._values, self._detectors = values, self._detectors_for(values)
-        rows = Rows(self._detectors)
-        rows.describe(description.fields, {})
+        values, rows = self._obligations.values, description.rows
+        if rows is None or values is not description.values:
+            rows = Rows(self._detectors_for(values))
+            rows.describe(description.fields, {})
+            description.values, description.rows = values, rows
+        else:
+            rows.begin_again()
         try:
-            if rows.take(run, count) != run:
-                return False
+            out = rows.take(run, count)
         except PeerError:
             return False
+        if out is not run and out != run:
+            return False
         answer = self._answer
-        answer.rows = rows.count
-        answer.size = rows.size
+        answer.rows = count
+        answer.size = len(run)
         answer.sample = rows.sample
         answer.digest = rows.digest
         return True

@@ -33,7 +33,8 @@ class PostgresInspector:
         own_key: bytes,
         readings: ReadingCache,
     ) -> None:
-        self._login = Login(
+        # Gone once the session has begun: it is as large as all else that an idle flow keeps.
+        self._login: Login | None = Login(
             client_tls=tls.client, target_tls=tls.target, placeholder=placeholder, random=random, own_key=own_key
         )
         self._readings = readings
@@ -46,21 +47,21 @@ class PostgresInspector:
 
     def opening_acts(self) -> list[Act]:
         """What is to be done before the first byte."""
-        return self._login.opening_acts()
+        return self._logging_in().opening_acts()
 
     def receive(self, side: Side, data: bytes) -> None:
         """Take what a side sent."""
         if self._session is not None:
             self._session.receive(side, data)
         else:
-            self._login.receive(side, data)
+            self._logging_in().receive(side, data)
 
     def end(self, side: Side) -> None:
         """That side sends no more."""
         if self._session is not None:
             self._session.end(side)
         else:
-            self._login.end(side)
+            self._logging_in().end(side)
 
     def next_event(self, side: Side) -> Event | NeedData:
         """The next event of a side. While the catalogue is being read nothing of the session is parsed."""
@@ -73,7 +74,7 @@ class PostgresInspector:
             return self._session.next_event(side)
         if self._asked is not None or self._is_over:
             return NEED_DATA
-        return self._login.next_event(side)
+        return self._logging_in().next_event(side)
 
     def carry_out(self, event: Event, verdict: Verdict) -> list[Act]:
         """What to do about an event."""
@@ -85,9 +86,10 @@ class PostgresInspector:
             return acts
         if self._session is not None:
             return self._session.carry_out(event, verdict)
-        acts = self._login.carry_out(event, verdict)
-        if self._login.is_done and self._asked is None:
-            self._asked = CatalogueQuestion(self._login.database)
+        login = self._logging_in()
+        acts = login.carry_out(event, verdict)
+        if login.is_done and self._asked is None:
+            self._asked = CatalogueQuestion(login.database)
             acts = [*acts, Ask(self._asked)]
         return acts
 
@@ -96,7 +98,7 @@ class PostgresInspector:
         if self._session is not None:
             return self._session.answer(question, reply)
         if question is not self._asked or self._asked is None:
-            return self._login.answer(question, reply)
+            return self._logging_in().answer(question, reply)
         self._asked = None
         if isinstance(reply, Catalogue):
             self._begin(reply)
@@ -112,7 +114,7 @@ class PostgresInspector:
         return []
 
     def _begin(self, catalogue: Catalogue) -> None:
-        login = self._login
+        login = self._logging_in()
         self._session = Session(
             catalogue=catalogue,
             # Without a wish of the client the role's default for the database holds, which the catalogue names.
@@ -126,6 +128,11 @@ class PostgresInspector:
         for side in Side:
             if login.has_ended(side):
                 self._session.end(side)
+        self._login = None
+
+    def _logging_in(self) -> Login:
+        assert self._login is not None
+        return self._login
 
     def amend(self, command: Command, text: str) -> Command:
         """A command like `command` that runs `text` in its place. Raises AmendmentError where it cannot."""
@@ -153,24 +160,24 @@ class PostgresInspector:
 
     def tls_started(self, side: Side, facts: TlsFacts) -> list[Act]:
         """The handshake on that side is done."""
-        return self._login.tls_started(side, facts)
+        return self._logging_in().tls_started(side, facts)
 
     def target_opened(self) -> list[Act]:
         """The connection to the target stands."""
-        return self._login.target_opened()
+        return self._logging_in().target_opened()
 
     def target_failed(self, reason: str) -> list[Act]:
         """There is no target."""
         if self._session is not None:
             return self._session.farewell("the connection to the target broke", "connect again")
-        return self._login.target_failed(reason)
+        return self._logging_in().target_failed(reason)
 
     def timer(self, name: str) -> list[Act]:
         """A timer has run out."""
-        return self._login.timer(name) if self._session is None else []
+        return self._logging_in().timer(name) if self._session is None else []
 
     def farewell(self, reason: str, advice: str) -> list[Act]:
         """End the flow from our side."""
         if self._session is not None:
             return self._session.farewell(reason, advice)
-        return self._login.farewell(reason, advice)
+        return self._logging_in().farewell(reason, advice)

@@ -74,8 +74,11 @@ class Pipeline:
     `number` is the last command's. `sequence` counts the client's Syncs: what stands between two of them succeeds or fails
     as one. `values` are those that are masked in whatever the target says since the last command."""
 
+    __slots__ = ("_entries", "barriers", "is_flushed", "number", "sequence", "values")
+
     def __init__(self) -> None:
-        self._entries: deque[Entry] = deque()
+        # No deque while nothing is under way: an empty one has 600 bytes, and most flows are idle.
+        self._entries: deque[Entry] | None = None
         self.barriers = 0
         self.is_flushed = True
         self.number = 0
@@ -83,45 +86,53 @@ class Pipeline:
         self.values: tuple[ValueMask, ...] = ()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries or ())
 
     @property
     def head(self) -> Entry | None:
         """Whose answer comes next."""
-        return self._entries[0] if self._entries else None
+        return None if self._entries is None else self._entries[0]
 
     def push(self, entry: Entry) -> None:
         """A message goes to the target."""
-        self._entries.append(entry)
+        if self._entries is None:
+            self._entries = deque((entry,))
+        else:
+            self._entries.append(entry)
         self.barriers += entry.is_barrier
         self.is_flushed = entry.ends_unit
 
     def pop(self) -> Entry:
         """The first entry is answered."""
-        entry = self._entries.popleft()
+        entries = self._entries
+        if entries is None:
+            raise IndexError("nothing is awaited")
+        entry = entries.popleft()
+        if not entries:
+            self._entries = None
         self.barriers -= entry.is_barrier
         return entry
 
     def skip_to_sync(self) -> list[Entry]:
         """The target failed and discards what comes before the next Sync, which is not answered. Takes those entries."""
         skipped: list[Entry] = []
-        while self._entries and self._entries[0].expected is not Expected.SYNC:
+        while (head := self.head) is not None and head.expected is not Expected.SYNC:
             skipped.append(self.pop())
         return skipped
 
     @property
     def awaits_ready(self) -> bool:
         """A ReadyForQuery will come."""
-        return any(entry.ends_unit for entry in self._entries)
+        return any(entry.ends_unit for entry in self._entries or ())
 
     @property
     def is_quiet(self) -> bool:
         """Something in it touches masked values, so that what the target says may carry them."""
-        return any(entry.obligations.quiet for entry in self._entries)
+        return any(entry.obligations.quiet for entry in self._entries or ())
 
     def copy_entry(self) -> Entry | None:
         """The entry that copies in, which is the last one, because nothing but its data passes behind it."""
-        for entry in reversed(self._entries):
+        for entry in reversed(self._entries or ()):
             if entry.copy is not CopyIn.NONE:
                 return entry
         return None

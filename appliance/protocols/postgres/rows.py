@@ -49,6 +49,7 @@ class Rows:
     `describe` comes before the first row; a text with several results describes each."""
 
     __slots__ = (
+        "_binary",
         "_changes",
         "_detectors",
         "_hash",
@@ -73,6 +74,8 @@ class Rows:
         # since the one before; whether anything that is looked for may stand in any other.
         self._changes: tuple[tuple[int, _Change], ...] = ()
         self._may_hold = False
+        # Where values come that are no texts.
+        self._binary: frozenset[int] = frozenset()
         self._hash = hashlib.sha256()
         self._sample: list[tuple[str | None, ...]] = []
         self._sample_size = 0
@@ -93,6 +96,15 @@ class Rows:
             elif self._detectors is not None and not is_innocent(field.type_oid):
                 self._may_hold = True
         self._changes = tuple(changes)
+        self._binary = frozenset(
+            [position for position, field in enumerate(fields) if field.format == 1 and field.type_oid not in TEXT_LIKE_OIDS]
+        )
+
+    def begin_again(self) -> None:
+        """As after `describe`, for the same rows of another command."""
+        self.count = self.size = self._sample_size = 0
+        self._hash = hashlib.sha256()
+        self._sample = []
 
     @property
     def is_plain(self) -> bool:
@@ -129,7 +141,7 @@ class Rows:
         at = 0
         while at < len(out) and self._may_sample():
             end = at + 1 + _LENGTH.unpack_from(out, at + 1)[0]
-            self._keep(self._as_texts(out, at + _HEADER_SIZE, end))
+            self._keep_row(out, at + _HEADER_SIZE, end)
             at = end
         self.count += count
         self._sum_up(out)
@@ -171,23 +183,22 @@ class Rows:
         self._sample.append(row)
         self._sample_size += sum(len(value) for value in row if value is not None) + len(row)
 
-    def _as_texts(self, run: bytes, at: int, end: int) -> tuple[str | None, ...]:
+    def _keep_row(self, run: bytes, at: int, end: int) -> None:
+        """Take a row into the sample, from its column count at `at` to `end`."""
         texts: list[str | None] = []
         room = SAMPLE_SIZE_MAX - self._sample_size
+        length, binary = 0, self._binary
         for position, (start, stop) in enumerate(_values(run, at, end)):
             if stop < start:
                 texts.append(None)
                 continue
-            piece = run[start : min(stop, start + max(room, 0))]
+            piece = run[start:stop] if stop - start <= room else run[start : start + max(room, 0)]
             room -= len(piece)
-            texts.append("\\x" + piece.hex() if self._is_binary(position) else piece.decode("utf-8", "replace"))
-        return tuple(texts)
-
-    def _is_binary(self, position: int) -> bool:
-        if position >= len(self.fields):
-            return False
-        field = self.fields[position]
-        return field.format == 1 and field.type_oid not in TEXT_LIKE_OIDS
+            text = "\\x" + piece.hex() if binary and position in binary else piece.decode("utf-8", "replace")
+            length += len(text)
+            texts.append(text)
+        self._sample.append(tuple(texts))
+        self._sample_size += length + len(texts)
 
     def _change(self, position: int, field: Field) -> _Change | None:
         """What is done with each value of a column; None where only suspicious ones are looked at."""

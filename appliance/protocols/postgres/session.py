@@ -20,6 +20,7 @@ from appliance.masking.detectors import Detectors
 from appliance.parties import Side
 from appliance.protocols.inspector import Act, Ask, CancelAtTarget, CatalogueQuestion, Close, Question, Send
 from appliance.protocols.postgres import messages as wire
+from appliance.protocols.postgres.amendments import changed_shape, check_amendment, may_amend
 from appliance.protocols.postgres.fast_lane import PostgresFastLane
 from appliance.protocols.postgres.parameters import decoded
 from appliance.protocols.postgres.pipeline import CopyIn, Entry, Expected, Pipeline
@@ -654,7 +655,7 @@ class Session:
             effects,
             parameters,
             key,
-            may_amend=sort != "Parse" and _may_amend(reading),
+            may_amend=sort != "Parse" and may_amend(reading),
             may_hold=sort != "Parse",
             in_transaction=self._state.status != "I",
             problem=None if reading.problem is None else reading.problem.message,
@@ -964,8 +965,8 @@ class Session:
         if size > wire.COMMAND_SIZE_MAX // 2:
             raise AmendmentError("a text that is too long")
         reading, key = self._reading_of(text)
-        _check_amendment(plan.reading, reading)
-        if isinstance(plan.message, wire.Bind) and (flaw := _changed_shape(plan.reading, reading)):
+        check_amendment(plan.reading, reading)
+        if isinstance(plan.message, wire.Bind) and (flaw := changed_shape(plan.reading, reading)):
             raise AmendmentError(flaw)
         event = replace(self._command(command.sort, command.number, text, reading, key, command.parameters), may_hold=True)
         raw = wire.Query(text).build() if isinstance(plan.message, wire.Query) else b""
@@ -1427,47 +1428,3 @@ def _asking_notice(hold: Hold) -> bytes:
 def _amended_notice(plan: _Plan, verdict: Forward) -> bytes:
     who = verdict.approver or "an approver"
     return wire.notice_response("NOTICE", "01000", f"{who} changed this command; what runs instead: {plan.event.shown}")
-
-
-def _may_amend(reading: Reading) -> bool:
-    return (
-        reading.problem is None
-        and bool(reading.statements)
-        and all(statement.change is None and statement.copies is None for statement in reading.statements)
-    )
-
-
-def _check_amendment(old: Reading, new: Reading) -> None:
-    if new.problem is not None:
-        raise AmendmentError(f"the changed text cannot be read: {new.problem.message}")
-    if not new.statements:
-        raise AmendmentError("the changed text has no statement")
-    if any(statement.change is not None for statement in new.statements):
-        raise AmendmentError("the changed text changes the session or the transaction")
-    if any(statement.copies is not None for statement in new.statements):
-        raise AmendmentError("the changed text copies, which the client does not expect")
-    if len(new.statements) != len(old.statements):
-        raise AmendmentError(
-            f"the changed text has {len(new.statements)} statements where {len(old.statements)} are expected"
-        )
-    if new.parameters != old.parameters:
-        raise AmendmentError(f"the changed text has {new.parameters} parameters where {old.parameters} are bound")
-    for before, after in zip(old.statements, new.statements, strict=True):
-        if (before.outputs is None) != (after.outputs is None):
-            raise AmendmentError(
-                "the changed text returns rows where the client expects none, or none where it expects rows"
-            )
-
-
-def _changed_shape(old: Reading, new: Reading) -> str | None:
-    """Why the rows of a changed text would be misread by a client that has the old one's description."""
-    before = old.statements[0].outputs or ()
-    after = new.statements[0].outputs or ()
-    if len(before) != len(after):
-        return f"the changed text returns {len(after)} columns where the client expects {len(before)}"
-    for position, (was, now) in enumerate(zip(before, after, strict=True)):
-        if was.name != now.name:
-            return f"column {position + 1} of the changed text has another name than the client expects"
-        if {source.type_oid for source in was.sources} != {source.type_oid for source in now.sources}:
-            return f"column {position + 1} of the changed text comes from another type than the client expects"
-    return None
