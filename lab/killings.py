@@ -139,10 +139,12 @@ def recorded_tags(exported: Iterable[str]) -> list[str]:
 
 
 def logged_tags(entries: Iterable[dict[str, Any]]) -> Counter[str]:
-    """How often each tag stands among the statements that the target says it ran."""
+    """How often each tag stands among the statements that the target says it ran, save for questions about a held one."""
     found: Counter[str] = Counter()
     for entry in entries:
         message = str(entry.get("message", ""))
+        if entry.get("application_name") == APPLICATION_NAME:
+            continue
         if message.startswith(("statement: ", "execute ")):
             found.update(set(_TAG.findall(message)))
     return found

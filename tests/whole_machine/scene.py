@@ -18,6 +18,7 @@ import psycopg
 from psycopg import sql
 from pyroute2 import netns
 
+from appliance.control.blast import APPLICATION_NAME
 from lab import machines
 from lab.database import OWNER, PORT, SHOP
 from lab.laboratory import REPOSITORY, Lab
@@ -241,11 +242,13 @@ class Scene:
         return [one for one in found if flow is None or one.get("flow") == flow]
 
     def logged(self, words: str) -> list[str]:
-        """The target's own log lines of statements with these words."""
+        """The target's own log lines of statements with these words, save for our own questions about a held one."""
         return [
             entry["message"]
             for entry in self.lab.logged()
-            if words in entry["message"] and entry["message"].startswith(("statement: ", "execute "))
+            if words in entry["message"]
+            and entry["message"].startswith(("statement: ", "execute "))
+            and entry.get("application_name") != APPLICATION_NAME
         ]
 
     def workers(self) -> dict[int, int]:

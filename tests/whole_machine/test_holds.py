@@ -79,6 +79,22 @@ def test_a_hold_shows_within_a_second_and_the_client_is_told(scene: Scene, comma
 
 
 @both_protocols
+def test_what_it_would_do_is_shown_while_it_waits_and_does_nothing(scene: Scene, command: Command) -> None:
+    client = scene.client()
+    client.begin(*command)
+    case = scene.held("delete from staging")
+    until(lambda: scene.show(case["id"])["blast"] is not None)
+    lines = [(one["label"], one["value"], one["state"]) for one in scene.show(case["id"])["blast"]]
+    assert lines[0] == ("public.staging", "1 row deleted", "counted")
+    assert lines[1] == ("planner's estimate", "about 1 row", "estimated")
+    assert lines[-1] == ("worked out as", "shop_owner", "fact")
+    assert scene.staged() == 20
+    assert scene.lab.admin("select 1 from pg_stat_activity where application_name = 'sluicegate blast radius'") == []
+    scene.answer("reject", case, reason="seen enough")
+    client.outcome()
+
+
+@both_protocols
 def test_what_is_approved_runs_as_it_was_sent(scene: Scene, command: Command) -> None:
     client = scene.client()
     client.begin(*command)
