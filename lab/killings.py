@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import psycopg
 
+from appliance.control.blast import APPLICATION_NAME
 from lab.laboratory import REPOSITORY, Lab
 from lab.machines import LabError, Place
 from ui.conversation import NoAnswer, ask_control
