@@ -236,6 +236,10 @@ class Desk:
         self._book.keep(case, Happening(now, "exact text shown", _signature(case, person)))
         return case
 
+    def answerable(self, approval: str, person: Person, now: float) -> Case:
+        """The case, for one who may answer it now. Raises Refusal."""
+        return self._answerable(approval, person, None, now)
+
     def approve(self, approval: str, person: Person, seen: str, reason: str, now: float) -> Case:
         """Exactly what was shown may run. Raises Refusal."""
         return self._decide("approved", approval, person, seen, reason, now)
@@ -255,7 +259,7 @@ class Desk:
             raise Refusal(f"the changed command must have 1 to {TEXT_CHARACTERS_MAX} characters")
         if text == case.request.exact:
             raise Refusal("the text is unchanged; approve it as it is, or reject it")
-        groups = person.groups | case.approvers if person.is_administrator else person.groups
+        groups = answering_groups(case, person)
         by, reason = _signature(case, person), _checked_reason(reason)
         case = self._move(
             case,
@@ -353,6 +357,11 @@ class Desk:
             if self._book.case(drawn) is None:
                 return drawn
         raise UnavailableError("no free id for an approval was found")
+
+
+def answering_groups(case: Case, person: Person) -> frozenset[str]:
+    """For which groups a person answers a case: an administrator for those that are asked, too."""
+    return person.groups | case.approvers if person.is_administrator else person.groups
 
 
 def _signature(case: Case, person: Person) -> str:

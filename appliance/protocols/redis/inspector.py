@@ -11,20 +11,18 @@ from dataclasses import dataclass
 
 from appliance.decisions import FieldMask, Forward, Hold, Mask, Obligations, Refuse, ValueMask, Verdict
 from appliance.effects import Action, Column, Effect, Kind, effect
-from appliance.errors import AmendmentError, PeerError
+from appliance.errors import PeerError
 from appliance.events import NEED_DATA, Command, Event, Finished, Left, NeedData, Opening, Passage
 from appliance.masking.detectors import REACH_MAX, Detectors
 from appliance.parties import Side
 from appliance.protocols.inspector import Act, Close, FastLane, OpenTarget, Question, Send, TlsFacts
+from appliance.protocols.redis.amendments import amended_words
 from appliance.protocols.redis.commands import effects_of, name_of, problem_of
 from appliance.protocols.redis.replies import Masking, Reply
 from appliance.protocols.redis.requests import (
-    COMMAND_BYTES_MAX,
-    WORDS_MAX,
     RequestReader,
     encode,
     readable,
-    split_words,
 )
 
 # The server takes commands whether or not its answers are read, so this is what bounds what is kept of each here. More than
@@ -32,7 +30,6 @@ from appliance.protocols.redis.requests import (
 _UNANSWERED_MAX = 300_000
 _UNREAD_BYTES_MAX = 16 << 20  # a target that sends this much nobody asked for is no Redis server
 _PIECE_BYTES = 64 << 10
-_AMENDMENT_CHARACTERS_MAX = 1 << 20  # what a person types
 _SHOWN_CHARACTERS_MAX = 4096
 # A cached verdict is kept with what it was found for; longer commands are decided anew each time.
 _KEY_BYTES_MAX = 256
@@ -135,19 +132,8 @@ class RedisInspector:
         return []
 
     def amend(self, command: Command, text: str) -> Command:
-        if len(text) > _AMENDMENT_CHARACTERS_MAX:
-            raise AmendmentError(f"a changed command may have {_AMENDMENT_CHARACTERS_MAX} characters")
-        try:
-            words = split_words(text.encode())
-        except (PeerError, UnicodeEncodeError):
-            raise AmendmentError(
-                'a Redis command is its words, separated by spaces; "…" may hold spaces and \\x00'
-            ) from None
-        if not words or len(words) > WORDS_MAX or sum(map(len, words)) > COMMAND_BYTES_MAX:
-            raise AmendmentError(f"a Redis command has at least one word and at most {WORDS_MAX}")
         original = self._words[command]
-        if name_of(words) != name_of(original):
-            raise AmendmentError("only the arguments of a held command can be changed, because its reply must keep its form")
+        words = amended_words(original, text)
         amended = self._made(words, command.number)
         # The command itself stays as it was: should this version be refused, it is still the one that may be approved.
         self._words = {command: original, amended: words}
