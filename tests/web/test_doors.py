@@ -83,13 +83,15 @@ def test_every_answer_confines_its_page(tmp_path: Path, path: str) -> None:
     assert found.headers["x-content-type-options"] == "nosniff"
     assert found.headers["x-frame-options"] == "DENY"
     assert found.headers["cache-control"] == "no-store"
-    assert found.headers["strict-transport-security"]
     assert "server" not in found.headers
 
 
-def test_behind_a_proxy_no_browser_is_told_to_insist_on_tls(tmp_path: Path) -> None:
-    found = ask(tmp_path, "GET", "/sign-in", {"host": "127.0.0.1:8443"}, plain=True)
-    assert "strict-transport-security" not in found.headers
+@pytest.mark.parametrize(
+    ("host", "plain", "is_told"), [("gate.example", False, True), ("localhost", False, False), ("gate.example", True, False)]
+)
+def test_browsers_insist_on_tls_for_a_name_that_is_ours_alone(tmp_path: Path, host: str, plain: bool, is_told: bool) -> None:
+    found = ask(tmp_path, "GET", "/sign-in", {"host": host}, plain=plain)
+    assert ("strict-transport-security" in found.headers) == is_told
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8443", "localhost:9999", "[::1]:8443", "gate.example", "GATE.example.:8443"])

@@ -16,7 +16,7 @@ from appliance.settings import DashboardSettings
 from ui.web.answers import answers
 from ui.web.api import api
 from ui.web.control import AskingError, Away, Control, Forbidden, MustChangePassword, Refused, SignedOut
-from ui.web.doors import Doors, allowed_hosts
+from ui.web.doors import Doors
 from ui.web.house import House, Missing, static_file, templates
 from ui.web.live import Live, TooManyStreams
 from ui.web.pages import pages
@@ -67,7 +67,7 @@ def build_application(control: Control, settings: DashboardSettings, log: Log) -
     app.add_exception_handler(AskingError, told)
     app.add_exception_handler(HTTPException, wrong)
     app.add_exception_handler(RequestValidationError, wrong)
-    return Doors(app, allowed_hosts(settings), settings.is_plain, log), house.live
+    return Doors(app, settings, log), house.live
 
 
 async def _told(house: House, request: Request, error: AskingError) -> Response:

@@ -51,7 +51,7 @@ _HEADERS: Final = (
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=(), payment=(), usb=()"),
 )
 _NOT_STORED: Final = (b"cache-control", b"no-store")
-# Two years, the least that browsers' own lists ask for. Ignored by browsers where the address is a number.
+# Two years, the least that browsers' own lists ask for.
 _STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=63072000")
 
 
@@ -62,13 +62,14 @@ class _Refusal:
 
 
 class Doors:
-    """An ASGI application in front of `inner`. `hosts` are the names it may be called by, in small letters without port."""
+    """An ASGI application in front of `inner`, for a dashboard with these settings."""
 
-    def __init__(self, inner: ASGIApp, hosts: frozenset[str], is_plain: bool, log: Log) -> None:
+    def __init__(self, inner: ASGIApp, settings: DashboardSettings, log: Log) -> None:
         self._inner = inner
-        self._hosts = hosts
+        self._hosts = allowed_hosts(settings)
+        # A browser keeps this for the name with all its ports, so not for a name such as localhost that others share.
+        self._strict_hosts = frozenset() if settings.is_plain else frozenset(settings.names)
         self._log = log
-        self._headers = _HEADERS if is_plain else (*_HEADERS, _STRICT_TRANSPORT)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -85,7 +86,9 @@ class Doors:
                 status = message["status"]
                 given = list(message.get("headers", ()))
                 named = {name.lower() for name, _ in given}
-                given += [(name, value) for name, value in self._headers if name not in named]
+                given += [(name, value) for name, value in _HEADERS if name not in named]
+                if host_name(_header(scope["headers"], b"host") or "") in self._strict_hosts:
+                    given.append(_STRICT_TRANSPORT)
                 if b"cache-control" not in named:
                     given.append(_NOT_STORED)
                 message = {**message, "headers": given}

@@ -48,6 +48,7 @@ _CLASSES: Final[tuple[tuple[_TokenType, str], ...]] = (
     (Operator, "operator"),
     (Punctuation, "mark"),
 )
+_COLOURS: Final = frozenset({"comment", "keyword", "number", "string", "builtin"})
 _LEXER = PostgresLexer(stripnl=False, ensurenl=False)
 _YAML = YamlLexer(stripnl=False, ensurenl=False)
 _YAML_CLASSES: Final[tuple[tuple[_TokenType, str], ...]] = (
@@ -120,11 +121,16 @@ def statement(text: str) -> Markup:
                 lines.append([])
             if piece:
                 shown = _marked(piece, is_name=kind in ("name", "builtin", "keyword"))
-                lines[-1].append(Markup('<span class="q-{}">{}</span>').format(kind, shown) if kind else shown)
-    body = Markup("\n").join(Markup('<span class="line">{}</span>').format(Markup("").join(line)) for line in lines)
+                lines[-1].append(_coloured(kind, shown))
+    body = Markup("\n".join(f'<span class="line">{"".join(line)}</span>' for line in lines))
     if len(text) > len(cut):
         body += Markup('\n<span class="cut">and {} characters more</span>').format(f"{len(text) - len(cut):,}")
     return body
+
+
+def _coloured(kind: str, shown: Markup) -> Markup:
+    """In the colour of its kind, where that has one. Both arguments are our own."""
+    return shown if kind not in _COLOURS else Markup(f'<span class="q-{kind}">{shown}</span>')
 
 
 def _joined(tokens: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -141,7 +147,7 @@ def yaml(text: str) -> Markup:
     shown = []
     for _, token, part in _YAML.get_tokens_unprocessed(text):
         kind = next((name for one, name in _YAML_CLASSES if token in one), "")
-        shown.append(Markup('<span class="q-{}">{}</span>').format(kind, visible(part)) if kind else visible(part))
+        shown.append(_coloured(kind, visible(part)))
     return Markup("").join(shown)
 
 
@@ -263,7 +269,7 @@ def moment(seconds: float | int | None) -> Markup:
     except (OverflowError, ValueError, OSError):
         return Markup("unknown")
     told = at.strftime("%Y-%m-%d %H:%M:%S")
-    return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(at.isoformat(timespec="milliseconds"), told, told)
+    return Markup(f'<time datetime="{at.isoformat(timespec="milliseconds")}" title="{told} UTC">{told}</time>')
 
 
 def clock_time(seconds: float | int | None) -> Markup:
