@@ -7,6 +7,7 @@ destination the client asked for (Linux, Documentation/networking/tproxy.rst). N
 from __future__ import annotations
 
 import socket
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
@@ -54,7 +55,12 @@ def origin_of(connection: socket.socket) -> Origin:
 
 
 def _endpoint(name: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
-    address = ip_address(name[0].partition("%")[0])
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return Endpoint(str(address.ipv4_mapped), name[1])
-    return Endpoint(str(address), name[1])
+    return Endpoint(_address(name[0]), name[1])
+
+
+# The same few addresses come again and again, and each flow would keep texts of its own.
+@lru_cache(maxsize=4_096)
+def _address(name: str) -> str:
+    address = ip_address(name.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
