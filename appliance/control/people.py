@@ -31,6 +31,7 @@ from appliance.control.log import Level, log
 from appliance.control.metrics import Metrics
 from appliance.control.pages import FLOW_CHARACTERS_MAX, Pages
 from appliance.control.policies import InForce
+from appliance.control.previewing import Previewing
 from appliance.control.recorder import Recorder
 from appliance.control.rulebook import Rulebook
 from appliance.control.tallies import Tallies
@@ -130,6 +131,11 @@ class _Answering(msgspec.Struct, forbid_unknown_fields=True):
     text: str = ""
 
 
+class _Previewing(msgspec.Struct, forbid_unknown_fields=True):
+    approval: str
+    text: str
+
+
 class _Explaining(msgspec.Struct, forbid_unknown_fields=True):
     agent: str
     phase: str
@@ -216,6 +222,7 @@ class People:
         accounts: Accounts,
         changes: Changes,
         pages: Pages,
+        previewing: Previewing,
         policy: Callable[[], InForce],
         status: Callable[[], dict[str, Any]],
         reload: Callable[[], dict[str, Any]],
@@ -230,6 +237,7 @@ class People:
         self._accounts = accounts
         self._changes = changes
         self._pages = pages
+        self._previewing = previewing
         self._policy = policy
         self._rulebook = Rulebook()
         self._status = status
@@ -381,6 +389,12 @@ class People:
             raise Refusal(case.why or f"{case.outcome}: {case.reason}" if case is not None else "the approval is gone")
         return _decided(case, time.time())
 
+    async def _preview(self, asker: Asker, what: _Previewing) -> dict[str, Any]:
+        """What the text would get. Nothing comes of it, and nobody but who may answer the approval is told."""
+        case = self.desk.answerable(what.approval, asker.person, time.time())
+        who = asker.session.key if asker.session is not None else f"user {asker.person.name}"
+        return await self._previewing.preview(who, case, asker.person, what.text)
+
     async def _flows(self, _asker: Asker, _arguments: _Nothing) -> list[dict[str, Any]]:
         live = self._workers.live_flows()
         held = {case.request.flow for case in self.desk.waiting()}
@@ -523,6 +537,7 @@ VERBS: dict[str, Verb] = {
     "approvals.approve": Verb(_Answering, People._approve, Rank.APPROVER),
     "approvals.reject": Verb(_Answering, People._reject, Rank.APPROVER),
     "approvals.edit": Verb(_Answering, People._edit, Rank.APPROVER),
+    "approvals.preview": Verb(_Previewing, People._preview, Rank.APPROVER),
     "changes.wait": Verb(_Following, People._follow, Rank.VIEWER, waits=True),
     "flows.list": Verb(_Paging, People._list_flows, Rank.VIEWER),
     "flows.show": Verb(_ShowingFlow, People._show_flow, Rank.VIEWER),

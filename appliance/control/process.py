@@ -28,6 +28,7 @@ from appliance.control.metrics import Metrics, Sources
 from appliance.control.pages import Pages
 from appliance.control.people import REQUEST_BYTES_MAX, People, reserved_names
 from appliance.control.policies import PolicyFolder
+from appliance.control.previewing import Previewing
 from appliance.control.recorder import Recorder
 from appliance.control.tallies import SAVE_SECONDS, Tallies
 from appliance.control.workers import Workers
@@ -119,6 +120,7 @@ class _Control:
             own / "accounts.sqlite", own / "first-password", self._recorder.note, reserved_names(settings)
         )
         self._pages = Pages(places)
+        self._previewing = Previewing(lambda: self._policies.in_force.policy, self._catalogues)
         self._people = People(
             settings,
             self._workers,
@@ -127,6 +129,7 @@ class _Control:
             self._accounts,
             self._changes,
             self._pages,
+            self._previewing,
             lambda: self._policies.in_force,
             self._status,
             self._reload_policy,
@@ -213,6 +216,7 @@ class _Control:
         await self._catalogues.close()
         self._accounts.close()
         self._pages.close()
+        self._previewing.close()
         await self._recorder.close()
         self._ledger.close()
         self._save_tallies()

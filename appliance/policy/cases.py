@@ -61,7 +61,7 @@ _TYPE_OIDS = {
 }
 _FOREIGN_KEY_LETTERS = {"no action": "a", "restrict": "r", "cascade": "c", "set null": "n", "set default": "d"}
 _SERVER_VERSION = 150000
-_SESSION_USED = effect(Action.CONNECT, Kind.SESSION)
+SESSION_USED = effect(Action.CONNECT, Kind.SESSION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def run_cases(policy: Policy, files: Sequence[CaseFile], read: SqlReader) -> tup
 def command_effects(text: str, catalogue: Catalogue, read: SqlReader) -> frozenset[Effect]:
     """What an SQL text does, as the first command of a session. One that touches nothing (SELECT 1) still uses the
     session, which is how the inspector reports it, because a command without effects is refused."""
-    return read(text, catalogue, SessionView(catalogue.search_path)).effects or frozenset({_SESSION_USED})
+    return read(text, catalogue, SessionView(catalogue.search_path)).effects or frozenset({SESSION_USED})
 
 
 @cache

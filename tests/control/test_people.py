@@ -30,6 +30,7 @@ TABLE: dict[str, tuple[Rank, dict[str, Any]]] = {
     "approvals.approve": (Rank.APPROVER, ANSWER),
     "approvals.reject": (Rank.APPROVER, ANSWER),
     "approvals.edit": (Rank.APPROVER, ANSWER | {"text": "select 1"}),
+    "approvals.preview": (Rank.APPROVER, {"approval": "a-none", "text": "select 1"}),
     "changes.wait": (Rank.VIEWER, {"seconds": 0.0}),
     "flows.live": (Rank.VIEWER, {}),
     "flows.list": (Rank.VIEWER, {}),
