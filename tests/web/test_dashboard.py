@@ -141,7 +141,8 @@ def test_a_changed_command_is_judged_while_one_types_and_runs_in_place(stage: St
     page.keyboard.press("m")
     editor = page.locator("#text")
     expect(editor).to_have_value("delete from staging where id > 3")
-    editor.fill("select * from payroll")
+    expect(page.locator(".verdict .pill").first).to_have_text("unchanged")
+    editor.fill("delete from payroll")
     expect(page.locator(".verdict .pill.danger").first).to_have_text("may not run")
     expect(page.locator(".verdict")).to_contain_text("payroll")
     editor.fill("delete from staging where id = 4")
@@ -460,3 +461,19 @@ def test_what_is_asked_as_json_is_what_pages_show(stage: Stage) -> None:
     )
     assert found.status == 200, found.text
     assert client.outcome() == "DELETE 1"
+
+
+def test_many_pages_of_one_browser_share_what_they_hear(stage: Stage) -> None:
+    first = stage.page("dana")
+    pages = [first]
+    for _ in range(8):  # more than a browser has connections to one host
+        pages.append(first.context.new_page())
+        pages[-1].goto(stage.address + "/approvals")
+    stage.hold("delete from staging where id = 16")
+    for page in pages:
+        expect(page.locator("#rows")).to_contain_text("id = 16")
+    # Whoever listens for all may go at any time.
+    first.close()
+    stage.hold("delete from staging where id = 17")
+    for page in pages[1:]:
+        expect(page.locator("#rows")).to_contain_text("id = 17")

@@ -154,29 +154,41 @@
 
   function line(isBroken) { const state = $("#line"); if (state) state.hidden = !isBroken; }
 
-  function listen() {
-    const events = new EventSource("/events");
+  // ---- News. One page of a browser listens and tells the others: a browser keeps six connections to a host, not one for each page.
+  const NEWS = ["hello", "changed", "away", "back", "signed-out"];
+  function listen(heed) {
+    const channel = window.BroadcastChannel ? new BroadcastChannel("sluicegate") : null;
+    if (channel) channel.onmessage = (event) => heed(event.data.sort, event.data.said);
+    const tell = (sort, said) => { heed(sort, said); channel?.postMessage({ sort, said }); };
+    const open = () => {
+      const events = new EventSource("/events");
+      for (const sort of NEWS) events.addEventListener(sort, (event) => { if (sort === "signed-out") events.close(); tell(sort, JSON.parse(event.data)); });
+      events.onerror = () => {
+        tell("away", {});
+        // Refused for good, or the process is just being started: a request says which, then it is tried again.
+        if (events.readyState === EventSource.CLOSED) load("/approvals").then(open, () => setTimeout(open, 1500));
+      };
+      window.addEventListener("pagehide", () => events.close(), { once: true });
+    };
+    // Whoever has the lock listens, for as long as its page is there.
+    if (channel && navigator.locks) navigator.locks.request("sluicegate-news", () => { open(); return new Promise(() => {}); });
+    else open();
+  }
+
+  function follow() {
     let serials = null;
-    const moved = (data) => {
-      const found = JSON.parse(data);
-      const kinds = Object.keys(found).filter((kind) => !serials || serials[kind] !== found[kind]);
-      serials = found;
-      return kinds;
-    };
     const here = new Set($$("[data-live]").map((region) => region.dataset.live));
-    const heed = (kinds) => { const mine = kinds.filter((kind) => here.has(kind)); if (mine.length) renew(mine); };
-    events.addEventListener("hello", (event) => { line(false); moved(event.data); heed([...here]); });
-    events.addEventListener("changed", (event) => { line(false); heed(moved(event.data)); });
-    events.addEventListener("away", () => line(true));
-    events.addEventListener("back", () => { line(false); heed([...here]); });
-    events.addEventListener("signed-out", () => { events.close(); location.assign(`/sign-in?next=${encodeURIComponent(location.pathname)}`); });
-    events.onerror = () => {
-      line(true);
-      if (events.readyState !== EventSource.CLOSED) return;
-      // Refused for good, or the process is being started: ask once what it is, then try again.
-      load(location.pathname).then(() => listen(), () => setTimeout(listen, 1500));
-    };
-    window.addEventListener("pagehide", () => events.close(), { once: true });
+    const look = (kinds) => { const mine = kinds.filter((kind) => here.has(kind)); if (mine.length) renew(mine); };
+    listen((sort, said) => {
+      line(sort === "away");
+      if (sort === "signed-out") location.assign(`/sign-in?next=${encodeURIComponent(location.pathname)}`);
+      else if (sort === "changed") {
+        look(Object.keys(said).filter((kind) => !serials || serials[kind] !== said[kind]));
+        serials = said;
+      } else if (sort !== "away") look([...here]);
+    });
+    // What moved between the page's making and now.
+    look([...here]);
   }
 
   // ---- Moving between approvals without leaving the page.
@@ -376,14 +388,14 @@
   setInterval(tick, 1000);
   if ("livePage" in document.body.dataset) {
     if (isPosted) {
-      const events = new EventSource("/events");
       let known = null;
-      events.addEventListener("changed", (event) => {
-        const serial = JSON.parse(event.data).approvals;
-        if (known !== null && serial !== known) field.dispatchEvent(new Event("input"));
-        known = serial;
+      listen((sort, said) => {
+        line(sort === "away");
+        if (sort === "changed") {
+          if (known !== null && said.approvals !== known) field.dispatchEvent(new Event("input"));
+          known = said.approvals;
+        }
       });
-      events.addEventListener("signed-out", () => events.close());
-    } else listen();
+    } else follow();
   }
 })();
