@@ -371,17 +371,17 @@ def is_eligible(reading: Reading) -> bool:
     )
 
 
-def proved(kept: tuple[int, ...], one: tuple[Cut, Reading], other: tuple[Cut, Reading]) -> Template | None:
+def proved(kept: tuple[int, ...], earlier: tuple[str, Reading], now: tuple[Cut, Reading]) -> Template | None:
     """The template of two texts that were both read in full; None where it would not have answered the same for both.
 
     They have the same skeleton and the same literals at the places `kept` (of `kept_literals`).
     """
-    (first, first_reading), (second, second_reading) = one, other
-    if not (is_eligible(first_reading) and is_eligible(second_reading)):
+    (text, reading), (parts, its_reading) = earlier, now
+    if not (is_eligible(reading) and is_eligible(its_reading)):
         return None
     try:
-        template = Template(second, second_reading, kept)
+        template = Template(parts, its_reading, kept)
     except ValueError:
         return None
-    alike = (template.read(first.text), template.read(second.text)) == (first_reading, second_reading)
+    alike = (template.read(text), template.read(parts.text)) == (reading, its_reading)
     return template if alike else None

@@ -30,6 +30,9 @@ _NAMES_OF_SESSION = re.compile("execute|fetch|move|close|deallocate", re.IGNOREC
 
 Read = Callable[[str, Catalogue, SessionView], Reading]
 
+# What a literal that stands by itself takes beyond its characters.
+_LITERAL_LENGTH: Final = 64
+
 # More of them and somebody is making up search paths.
 _PLACES_MAX: Final = 1_000
 
@@ -74,11 +77,11 @@ class _Form:
 
     __slots__ = ("barren", "first", "kept", "length")
 
-    def __init__(self, first: tuple[Cut, Reading]) -> None:
-        self.first: tuple[Cut, Reading] | None = first
+    def __init__(self, text: str, reading: Reading) -> None:
+        self.first: tuple[str, Reading] | None = (text, reading)
         self.kept: tuple[int, ...] | None = None
         self.barren = False
-        self.length = 2 * len(first[0].text)
+        self.length = 2 * len(text)
 
 
 class _Series:
@@ -86,11 +89,11 @@ class _Series:
 
     __slots__ = ("first", "key", "length", "template")
 
-    def __init__(self, first: tuple[Cut, Reading], key: EffectsKey) -> None:
-        self.first: tuple[Cut, Reading] | None = first
+    def __init__(self, text: str, reading: Reading, key: EffectsKey, kept: tuple[str, ...]) -> None:
+        self.first: tuple[str, Reading] | None = (text, reading)
         self.key = key
         self.template: Template | None = None
-        self.length = 2 * len(first[0].text)
+        self.length = 2 * len(text) + _LITERAL_LENGTH * len(kept)
 
 
 class _Exact:
@@ -222,33 +225,36 @@ class ReadingCache:
 
     def _learn(self, parts: Cut, reading: Reading, key: EffectsKey, place: _Place) -> bool:
         """Take a text that was read in full into account. True: there is a template by now that serves it."""
-        form = self._kept.get((place, parts.skeleton, None))
+        name = (place, parts.skeleton, None)
+        form = self._kept.get(name)
         if type(form) is not _Form:
-            self._keep((place, parts.skeleton, None), _Form((parts, reading)))
+            self._keep(name, _Form(parts.text, reading))
             return False
         if form.barren:
             return False
-        if form.kept is None:
-            earlier, form.first = form.first, None
+        if form.first is not None:
+            (text, earlier), form.first = form.first, None
             form.kept = kept_literals(parts)
             if form.kept is None or len(form.kept) == len(parts.literals):
                 form.barren, form.kept = True, None
                 return False
-            if earlier is not None:
-                self._learn_of_series(*earlier, self._key(earlier[1].effects), form, place)
+            first = cut(text)
+            assert first is not None
+            self._learn_of_series(first, earlier, self._key(earlier.effects), form, place)
         return self._learn_of_series(parts, reading, key, form, place)
 
     def _learn_of_series(self, parts: Cut, reading: Reading, key: EffectsKey, form: _Form, place: _Place) -> bool:
         assert form.kept is not None
-        name = (place, parts.skeleton, tuple(parts.literals[each] for each in form.kept))
+        kept = tuple([parts.literals[each] for each in form.kept])
+        name = (place, parts.skeleton, kept)
         series = self._kept.get(name)
         if type(series) is not _Series:
-            self._keep(name, _Series((parts, reading), key))
+            self._keep(name, _Series(parts.text, reading, key, kept))
             return False
-        if series.first is None or series.first[0].text == parts.text:
-            return False  # there is no template, or it could not tell about this text
-        series.template = proved(form.kept, series.first, (parts, reading))
-        series.first = None
+        if series.first is None or series.first[0] == parts.text:
+            return False  # the template could not tell about this text
+        first, series.first = series.first, None
+        series.template = proved(form.kept, first, (parts, reading))
         if series.template is None:
             # Our word on what is a mere value was wrong: no other series of this skeleton may rest on it.
             form.barren, form.kept = True, None
