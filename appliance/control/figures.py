@@ -9,7 +9,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from appliance.approvals.desk import Certainty, Figure
-from appliance.control.probing import CHANGED, CUT, DEPENDENTS_MAX, EXPRESSED, STATEMENT_SECONDS, Answered, Findings, Size
+from appliance.control.probing import (
+    CHANGED,
+    CUT,
+    DEPENDENTS_MAX,
+    EXPRESSED,
+    STATEMENT_SECONDS,
+    UNREADABLE,
+    Answered,
+    Findings,
+    Size,
+)
 from appliance.sql.catalogue import Relation
 from appliance.sql.foresight import ROWS_MAX, Foresight, Part
 
@@ -23,6 +33,7 @@ _REASONS = {
     CUT: "not counted: there was no time left",
     EXPRESSED: "not counted: the table's statistics evaluate expressions",
     CHANGED: "not counted: what exists at the target is changing at this moment",
+    UNREADABLE: "not counted: a parameter came in a binary form that is not read here",
 }
 
 _FAILING = frozenset({"refer", "stand in the way"})
@@ -147,9 +158,10 @@ def _estimate(findings: Findings, number: int, one: Foresight) -> list[Figure]:
             CUT: "not worked out: there was no time left",
             EXPRESSED: "not worked out: the table's statistics evaluate expressions",
             CHANGED: "not worked out: what exists at the target is changing at this moment",
+            UNREADABLE: "not worked out: a parameter came in a binary form that is not read here",
         }
         value = refusing.get(state, f"none: the target refuses the statement ({state})")
-        worth = Certainty.UNKNOWN if state in ("57014", "55P03", CUT, EXPRESSED, CHANGED) else Certainty.WARNING
+        worth = Certainty.UNKNOWN if state in ("57014", "55P03", CUT, EXPRESSED, CHANGED, UNREADABLE) else Certainty.WARNING
         return [Figure("planner's estimate", value, "", worth)]
     plan = answered.plan
     rows = "no row" if not plan.rows else f"about {_counted(round(plan.rows))}"

@@ -37,6 +37,9 @@ CUT = "cut"
 EXPRESSED = "expressed"
 """In place of an SQLSTATE: planning it would evaluate an expression of the table's statistics."""
 
+UNREADABLE = "unreadable"
+"""In place of an SQLSTATE: a parameter came in a binary form that is not read here."""
+
 CHANGED = "changed"
 """In place of an SQLSTATE: what exists at the target is no longer what the question was judged by."""
 
@@ -105,7 +108,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What came of a question: its answer, or the SQLSTATE (or CUT, EXPRESSED, CHANGED) of why there is none."""
+    """What came of a question: its answer, or the SQLSTATE (or one of the words above) of why there is none."""
 
     count: int | None = None
     plan: Plan | None = None
@@ -233,6 +236,9 @@ class Prober:
         given = [self._arguments[number - 1] for number in numbers]
         if any(value is not None and "\0" in value for _, value in given):
             raise _RefusedError("22021")
+        # A binary value that we could not read: its bytes as hex, which is what a bytea is written as and nothing else.
+        if any(value is not None and name != "bytea" and value.startswith("\\x") for name, value in given):
+            raise _RefusedError(UNREADABLE)
         types = [_TYPES.get(name, int(name) if name.isdecimal() else 0) for name, _ in given]
         # Judged by one reading of the catalogue, so asked only while that stands: in the same breath.
         begin = f"{_BEGIN}; {VERSION_QUERY}; set local search_path = {self._search_path}"

@@ -802,6 +802,22 @@ def test_what_a_target_says_in_an_error_is_not_shown(scratch_postgres: ScratchPo
     run(body())
 
 
+def test_a_parameter_that_could_not_be_read_is_not_counted_with(scratch_postgres: ScratchPostgres, tmp_path: Path) -> None:
+    database = scratch_postgres.fresh_database(EVIL)
+
+    async def body() -> None:
+        async with looking(scratch_postgres, database, tmp_path) as one:
+            lines = await one.at("delete from orders where state = $1", ("", "\\x6f70656e"))
+            assert lines[0] == (
+                "unknown public.orders: rows deleted: not counted: a parameter came in a binary form that is not read here"
+            )
+            # Those that its condition does not use do not matter.
+            lines = await one.at("update orders set state = $2 where id < $1", ("int4", "4"), ("", "\\x6f70656e"))
+            assert lines[0] == "counted public.orders: 3 rows updated"
+
+    run(body())
+
+
 # Asking costs little, and nobody waits for it.
 
 SLOW = (

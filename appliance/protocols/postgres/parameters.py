@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import uuid
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 
@@ -31,6 +32,11 @@ TYPE_NAMES: Final[Mapping[int, str]] = MappingProxyType(
         700: "float4",
         701: "float8",
         705: "unknown",
+        1005: "_int2",
+        1007: "_int4",
+        1009: "_text",
+        1015: "_varchar",
+        1016: "_int8",
         1042: "bpchar",
         1043: "varchar",
         1082: "date",
@@ -38,6 +44,7 @@ TYPE_NAMES: Final[Mapping[int, str]] = MappingProxyType(
         1184: "timestamptz",
         1700: "numeric",
         2950: "uuid",
+        2951: "_uuid",
         3802: "jsonb",
     }
 )
@@ -115,6 +122,64 @@ def _numeric(value: bytes) -> str:
     return ("-" if sign == 0x4000 else "") + text + ("." + fraction if fraction else "")
 
 
+def _date(value: bytes) -> str:
+    """Days since 2000 (utils/adt/date.c, date_send)."""
+    (days,) = struct.unpack("!i", value)
+    if days in (-(2**31), 2**31 - 1):
+        return "infinity" if days > 0 else "-infinity"
+    if not _DAYS_MIN <= days <= _DAYS_MAX:
+        raise ValueError("a date that is written in another way")
+    return (_EPOCH + timedelta(days=days)).date().isoformat()
+
+
+def _timestamp(zone: str) -> Callable[[bytes], str]:
+    """Microseconds since 2000 (utils/adt/timestamp.c, timestamp_send), of a time in UTC where it has a zone."""
+
+    def read(value: bytes) -> str:
+        (microseconds,) = struct.unpack("!q", value)
+        if microseconds in (-(2**63), 2**63 - 1):
+            return "infinity" if microseconds > 0 else "-infinity"
+        if not _DAYS_MIN <= microseconds // _DAY <= _DAYS_MAX:
+            raise ValueError("a time that is written in another way")
+        return (_EPOCH + timedelta(microseconds=microseconds)).isoformat(" ") + zone
+
+    return read
+
+
+_EPOCH: Final = datetime(2000, 1, 1)  # of whatever zone the value is in
+_DAY: Final = 86_400_000_000
+# The years 1 to 9999; others need words (BC).
+_DAYS_MIN: Final = -730_119
+_DAYS_MAX: Final = 2_921_939
+
+
+def _array(value: bytes) -> str:
+    """One dimension, counted from 1, of values that we can read (utils/adt/arrayfuncs.c, array_send)."""
+    dimensions, _, element = struct.unpack_from("!iiI", value)
+    if dimensions == 0:
+        return "{}"
+    count, first = struct.unpack_from("!ii", value, 12)
+    read = _READERS.get(element)
+    if dimensions != 1 or first != 1 or read is None or read is _array or not 0 < count <= _ELEMENTS_MAX:
+        raise ValueError("an array that is written in another way")
+    parts: list[str] = []
+    at = 20
+    for _ in range(count):
+        (length,) = struct.unpack_from("!i", value, at)
+        at += 4
+        if length == -1:
+            parts.append("NULL")
+            continue
+        if length < 0 or at + length > len(value):
+            raise ValueError("an array that ends early")
+        text = read(value[at : at + length])
+        parts.append('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"')
+        at += length
+    return "{" + ",".join(parts) + "}"
+
+
+_ELEMENTS_MAX: Final = 10_000
+
 # Longer numbers are shown as hex digits: nobody reads them.
 _SCALE_MAX: Final = 1_000
 
@@ -131,10 +196,19 @@ _READERS: Final[Mapping[int, Callable[[bytes], str]]] = MappingProxyType(
         700: _number("!f"),
         701: _number("!d"),
         705: lambda value: value.decode("utf-8"),
+        1005: _array,
+        1007: _array,
+        1009: _array,
+        1015: _array,
+        1016: _array,
         1042: lambda value: value.decode("utf-8"),
         1043: lambda value: value.decode("utf-8"),
+        1082: _date,
+        1114: _timestamp(""),
+        1184: _timestamp("+00"),
         1700: _numeric,
         2950: lambda value: str(uuid.UUID(bytes=value)),
+        2951: _array,
         3802: _jsonb,
     }
 )
