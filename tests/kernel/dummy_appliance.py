@@ -40,7 +40,10 @@ def _supervise(state: str, ready: str, workers: str, broken: str) -> int:
             return [sys.executable, "-c", "raise SystemExit(3)"]
         return [*program, "worker", str(index), ",".join(map(str, sockets)), str(serving)]
 
-    return supervise(settings, control, worker, int(ready))
+    def dashboard(_listening: int, _serving: int) -> list[str]:
+        return [sys.executable, "-c", "raise SystemExit(4)"]
+
+    return supervise(settings, control, worker, int(ready), dashboard=dashboard if broken == "blind" else None)
 
 
 def _control(serving: str) -> int:

@@ -209,6 +209,15 @@ def test_workers_that_never_serve_make_it_give_up_and_never_say_ready(three: Mac
         assert os.read(one.ready, 64) == b""
 
 
+def test_a_dashboard_that_never_serves_keeps_nobody_waiting(three: Machines, tmp_path: Path) -> None:
+    for one in _run(three, tmp_path, 1, "blind"):
+        assert os.read(one.ready, 64) == b"ready\n"
+        for _ in range(4):
+            one.until("supervisor ended: name='dashboard'")
+        assert one.greeting() == "worker 0"
+        assert not any("giving up" in line for line in one.log)
+
+
 def test_no_number_of_workers_means_one_for_each_core() -> None:
     settings = Settings(agents=(), resources=(), credentials=(), networks=NETWORKS, policies=())
     assert worker_count(settings) == len(os.sched_getaffinity(0))
