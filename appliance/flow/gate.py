@@ -56,6 +56,21 @@ class Question:
 class Gate:
     """The gate of one flow."""
 
+    __slots__ = (
+        "_active",
+        "_before",
+        "_clock",
+        "_flow",
+        "_headings",
+        "_journal",
+        "_place",
+        "_principal",
+        "_principal_text",
+        "_redact",
+        "_scope",
+        "turns",
+    )
+
     def __init__(
         self,
         flow: str,
@@ -75,7 +90,7 @@ class Gate:
         self._principal_text = str(principal)
         self._redact = redact
         self._clock = clock
-        self._before: deque[str] = deque(maxlen=_BEFORE_MAX)
+        self._before: deque[str] | None = None  # an empty one has 700 bytes, and most flows are idle
         self._scope = scope
         self._place = active.place(principal, scope)
         self._headings: tuple[tuple[Column, ...], tuple[str, ...], tuple[str, ...]] = ((), (), ())
@@ -114,11 +129,14 @@ class Gate:
         if judged is None or not judged.is_plain:
             return None
         shown = familiar.shown
+        before = self._before
+        if before is None:
+            before = self._before = deque(maxlen=_BEFORE_MAX)
         if familiar.parsed:
-            self._before.append(shown)
+            before.append(shown)
             self._append_command(familiar.parsed, "Parse", shown, (), judged, None, None)
             self._count(judged.verdict)
-        self._before.append(shown)
+        before.append(shown)
         # _append_command, written out for what is plain
         self._journal.append(
             Commanded(
@@ -200,7 +218,7 @@ class Gate:
         """What the desk is asked about a held command."""
         parameters = self._shown_parameters(command, hold.obligations)
         shown = self._shown_text(command, hold.obligations)
-        before = tuple(self._before)[:-1]  # the last one is this command
+        before = tuple(self._before or ())[:-1]  # the last one is this command
         bound = hashlib.blake2b(
             msgspec.msgpack.encode((command.text, [p.text for p in command.parameters], self._principal, self._scope)),
             digest_size=16,
@@ -311,6 +329,8 @@ class Gate:
 
     def _record_command(self, command: Command, judged: Judgement, changed_from: int | None = None) -> None:
         shown = self._shown_text(command, judged.obligations)
+        if self._before is None:
+            self._before = deque(maxlen=_BEFORE_MAX)
         self._before.append(shown)
         parameters = self._shown_parameters(command, judged.obligations)
         self._record(command.number, command.sort, shown, command.text, parameters, judged, changed_from)

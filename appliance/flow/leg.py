@@ -29,6 +29,18 @@ class LegOwner(Protocol):
 class Leg(asyncio.Protocol):
     """A transport with TLS that may start at any point of its stream."""
 
+    __slots__ = (
+        "_awaits_tls",
+        "_early",
+        "_is_closed",
+        "_is_paused",
+        "_owner",
+        "_side",
+        "_tls",
+        "_transport",
+        "bytes_received",
+    )
+
     def __init__(self, side: Side, owner: LegOwner) -> None:
         self._side = side
         self._owner = owner

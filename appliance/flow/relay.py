@@ -121,6 +121,27 @@ class _SideState:
 class Relay:
     """One flow. `id` names it everywhere; `destination` is where the client wanted to go."""
 
+    __slots__ = (
+        "_client",
+        "_gate",
+        "_held",
+        "_inspector",
+        "_is_over",
+        "_is_pumping",
+        "_kept_bytes",
+        "_loop",
+        "_put_off",
+        "_put_off_bytes",
+        "_questions",
+        "_services",
+        "_share",
+        "_target",
+        "_tasks",
+        "_timers",
+        "destination",
+        "id",
+    )
+
     def __init__(
         self,
         flow: str,

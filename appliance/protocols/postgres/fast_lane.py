@@ -88,6 +88,31 @@ class PostgresFastLane:
     under way or stands in the way. `detectors_for` are the detectors of those values.
     """
 
+    __slots__ = (
+        "_answer",
+        "_catalogue",
+        "_definition",
+        "_descriptions",
+        "_detectors_for",
+        "_familiar",
+        "_formats",
+        "_head",
+        "_is_described",
+        "_obligations",
+        "_of",
+        "_parses",
+        "_pipeline",
+        "_readings",
+        "_ready",
+        "_rest",
+        "_state",
+        "_ticket",
+        "_value_count",
+        "_value_formats",
+        "_view",
+        "is_away",
+    )
+
     def __init__(
         self,
         state: SessionState,

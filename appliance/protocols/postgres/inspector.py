@@ -24,6 +24,17 @@ class PostgresInspector:
     `own_key` is the cancel key shown to the client (8 bytes); `readings` is shared by the flows of one caller.
     """
 
+    __slots__ = (
+        "_asked",
+        "_first_word",
+        "_given",
+        "_is_over",
+        "_login",
+        "_readings",
+        "_session",
+        "fast_lane",
+    )
+
     def __init__(
         self,
         *,

@@ -118,6 +118,44 @@ class _Deferred:
 class Session:
     """One session. `search_path` is the one the session began with; `target_key` is the target's cancel key."""
 
+    __slots__ = (
+        "_amended",
+        "_approved",
+        "_asked",
+        "_catalogue",
+        "_client_acts",
+        "_client_event",
+        "_copied",
+        "_deferred",
+        "_detectors",
+        "_ended",
+        "_finished",
+        "_frames",
+        "_has_asked_anew",
+        "_has_left",
+        "_is_discarding",
+        "_is_over",
+        "_is_sequence_failed",
+        "_is_stale",
+        "_is_target_tls",
+        "_is_transaction_quiet",
+        "_last_word",
+        "_message",
+        "_notices",
+        "_out",
+        "_own",
+        "_pipeline",
+        "_plan",
+        "_readings",
+        "_resting",
+        "_skipped",
+        "_state",
+        "_streamed",
+        "_target_event",
+        "_target_key",
+        "fast_lane",
+    )
+
     def __init__(
         self,
         *,
@@ -139,7 +177,7 @@ class Session:
             Side.CLIENT: wire.Framer(wire.CLIENT_BOUNDS, client_pending),
             Side.TARGET: wire.Framer(wire.TARGET_BOUNDS, target_pending),
         }
-        self._ended: set[Side] = set()
+        self._ended: frozenset[Side] = frozenset()
         # The client's side.
         self._message: tuple[int, bytes] | None = None  # a command that has been cut but waits to be understood
         self._plan: _Plan | None = None
@@ -154,11 +192,11 @@ class Session:
         self._is_stale = False
         self._has_asked_anew = False
         # The target's side.
-        self._own: deque[_OwnWords] = deque()
+        self._own: list[_OwnWords] = []  # few: while there are any, nothing of the client is read
         self._target_event: Event | None = None
         self._out: list[bytes] = []
         self._finished: Finished | None = None
-        self._skipped: deque[int] = deque()
+        self._skipped: deque[int] | None = None  # an empty one has 600 bytes, and most flows are idle
         self._is_sequence_failed = False
         self._is_transaction_quiet = False
         self._streamed: Rows | None = None
@@ -183,7 +221,7 @@ class Session:
     def end(self, side: Side) -> None:
         """That side sends no more."""
         self._leave_fast_lane()
-        self._ended.add(side)
+        self._ended |= {side}
 
     # The fast lane.
 
@@ -204,7 +242,7 @@ class Session:
             or self._finished is not None
             or self._own
             or self._out
-            or self._skipped
+            or self._skipped is not None
             or self._ended
             or self._is_over
             or self._is_discarding
@@ -281,7 +319,7 @@ class Session:
                 return [*self._sends(), Send(Side.CLIENT, 0, last), Close("the target closed the connection")]
             case Own(side=Side.TARGET):
                 self._target_event = None
-                words = self._own.popleft()
+                words = self._own.pop(0)
                 for entry in words.entries:
                     self._pipeline.push(entry)
                 if not words.entries:
@@ -717,7 +755,7 @@ class Session:
         self._plan = self._amended = self._client_event = None
         if self._is_discarding:
             # While it waited, the target failed on an earlier message and discards everything up to Sync.
-            self._skipped.append(event.number)
+            self._skip(event.number)
             return []
         if isinstance(verdict, Refuse):
             return self._refuse(plan, *_refusal(plan, verdict))
@@ -736,7 +774,7 @@ class Session:
         """Let what a person approved go, if it still means what that person was shown."""
         number = plan.event.number
         if self._is_discarding:
-            self._skipped.append(number)
+            self._skip(number)
             return self._read_client()
         now, _ = self._reading_of(plan.event.text)
         if Side.CLIENT in self._ended:
@@ -986,8 +1024,11 @@ class Session:
         if self._finished is not None:
             event, self._finished = self._finished, None
             return event
-        if self._skipped:
-            return Finished(Side.TARGET, 0, self._skipped.popleft(), "SKIPPED", failed=True)
+        if self._skipped is not None:
+            number = self._skipped.popleft()
+            if not self._skipped:
+                self._skipped = None
+            return Finished(Side.TARGET, 0, number, "SKIPPED", failed=True)
         if self._out or self._last_word is not None:
             return Passage(Side.TARGET, 0)
         if self._own:
@@ -1019,6 +1060,11 @@ class Session:
             if message is None:
                 return
             self._take_answer(*message)
+
+    def _skip(self, number: int) -> None:
+        if self._skipped is None:
+            self._skipped = deque()
+        self._skipped.append(number)
 
     def _completes(self, code: int) -> bool:
         head = self._pipeline.head
@@ -1312,7 +1358,7 @@ class Session:
             self._forget(entry)
             if entry.number not in said:
                 said.add(entry.number)
-                self._skipped.append(entry.number)
+                self._skip(entry.number)
         self._finish(head, f"ERROR {head.error}", failed=True)
         # Without a Sync among what was sent, what the client says up to its next Sync is discarded by the server as well.
         if self._pipeline.head is None:

@@ -90,6 +90,12 @@ class Portal:
 class Names(Generic[Thing]):
     """One name space, as the server has it and as the client hopes it to be."""
 
+    __slots__ = (
+        "_hoped",
+        "changes",
+        "known",
+    )
+
     def __init__(self) -> None:
         self.known: dict[str, Thing] = {}
         self._hoped: dict[str, tuple[Thing | None, object, int]] = {}
