@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from appliance.protocols.redis.inspector import RedisInspector
     from appliance.settings import Settings
 
+# Characters of a statement that a worker reads itself: some milliseconds. Longer ones are read in a process beside it.
+_READ_HERE_MAX: Final = 2_000
+
 PROTOCOLS: Final = frozenset({"postgres", "redis"})
 """The names in the table of protocols."""
 
@@ -29,7 +32,7 @@ def inspectors() -> dict[str, InspectorMaker]:
     from appliance.protocols.redis.inspector import RedisInspector
     from appliance.sql.analysis import read
 
-    readings = ReadingRoom(read)
+    readings = ReadingRoom(read, _READ_HERE_MAX)
 
     def postgres(facts: FlowFacts) -> PostgresInspector:
         return PostgresInspector(

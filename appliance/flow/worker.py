@@ -27,6 +27,7 @@ from appliance.flow.gate import Question as DeskQuestion
 from appliance.flow.leg import Leg
 from appliance.flow.relay import Relay
 from appliance.flow.shares import Share, Shares
+from appliance.flow.study import Study
 from appliance.flow.tally import Sums, WorkerTally
 from appliance.flow.verdicts import ActivePolicy
 from appliance.flow.waiting import WaitingBytes
@@ -69,6 +70,7 @@ from appliance.protocols.inspector import (
     CredentialQuestion,
     Inspector,
     Question,
+    ReadingQuestion,
 )
 from appliance.recording.journal import Journal
 from appliance.recording.records import FlowClosed, FlowOpened
@@ -156,6 +158,7 @@ class Worker:
         self._flows: dict[str, _Flow] = {}
         self._flows_of: Counter[str] = Counter()
         self._shares = Shares(loop.call_soon)
+        self._study = Study()
         self._waiting: WaitingBytes[Relay] = WaitingBytes(_WAITING_BYTES_MAX)
         # Flows for which a cancel request is on its way to the target.
         self._cancelling: set[str] = set()
@@ -193,6 +196,7 @@ class Worker:
             server.close()
         for flow in list(self._flows.values()):
             flow.relay.shut_down("the gateway is stopping", "connect again in a moment")
+        await self._study.close()
         self._tell_sums()
         if self._channel is not None:
             self._channel.close()
@@ -456,6 +460,8 @@ class Worker:
                         question.over_tls,
                     )
                 )
+            case ReadingQuestion():
+                return await self._study.read(known.facts.principal.agent, question)
             case CancelQuestion(key=key):
                 principal = known.facts.principal
                 return bool(await self._call(lambda call: CancelWanted(call, key, principal, resource)))

@@ -27,6 +27,8 @@ from appliance.decisions import Obligations, Verdict
 from appliance.effects import Column
 from appliance.events import Command, Event, NeedData
 from appliance.parties import Side
+from appliance.sql.catalogue import Catalogue
+from appliance.sql.reading import SessionView
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,16 @@ class CancelQuestion:
     key: bytes
 
 
-Question = CatalogueQuestion | CredentialQuestion | ChallengeQuestion | CancelQuestion
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadingQuestion:
+    """What a text does that is too long to be read while others wait. Answered with a sql.reading.Reading."""
+
+    text: str
+    catalogue: Catalogue
+    session: SessionView
+
+
+Question = CatalogueQuestion | CredentialQuestion | ChallengeQuestion | CancelQuestion | ReadingQuestion
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ literals those are) were read in full and alike, a template is kept as well, and
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final
 from weakref import WeakValueDictionary
@@ -23,6 +23,8 @@ READINGS_MAX: Final = 4_096
 TEXT_LENGTH_MAX: Final = 32 << 10
 # What the texts may have together, in characters: READINGS_MAX of the longest ones, with what was read, would be gigabytes.
 TEXTS_LENGTH_MAX: Final = 16 << 20
+# Texts that were read elsewhere and not yet asked for: one for each flow that is about to.
+_TAKEN_MAX: Final = 8
 
 # Statements whose meaning depends on names of the session. A keyword cannot be written with escapes, so a text without
 # these letters has none of them; a text with them by chance is only analysed once more.
@@ -120,6 +122,8 @@ class ReadingCache:
         self._room = room if room is not None else ReadingRoom(read)
         self._room.enter(self)
         self._kept: OrderedDict[_Name, _Kept] = OrderedDict()
+        # What was read elsewhere and is about to be asked for.
+        self._taken: deque[tuple[str, Catalogue, SessionView, Reading]] = deque(maxlen=_TAKEN_MAX)
         self._keys: WeakValueDictionary[frozenset[Effect], EffectsKey] = WeakValueDictionary()
         self._length = 0
         # The place of the last question: one session mostly asks several times in a row.
@@ -155,7 +159,7 @@ class ReadingCache:
     def read(self, text: str, catalogue: Catalogue, session: SessionView) -> tuple[Reading, EffectsKey | None]:
         """The reading of a text, and the key under which a verdict on it may be reused, None where it may not be."""
         if len(text) > TEXT_LENGTH_MAX or session.created or session.dropped:
-            return self._read(text, catalogue, session), None
+            return self._analysed(text, catalogue, session), None
         place = self._place(catalogue, session)
         exact = self._use((place, text))
         if type(exact) is _Exact:
@@ -164,7 +168,7 @@ class ReadingCache:
         known = None if parts is None else self._find_series(parts, place)
         if known is not None:
             return known.reading, known.key
-        reading = self._read(text, catalogue, session)
+        reading = self._analysed(text, catalogue, session)
         if depends_on_names(text):
             return reading, None
         key = self._key(reading.effects)
@@ -172,6 +176,27 @@ class ReadingCache:
         if parts is None or not is_plain or not self._learn(parts, reading, key, place):
             self._keep((place, text), _Exact(text, Known(reading, key, is_eligible=is_plain)))
         return reading, key
+
+    def wants_help(self, text: str, catalogue: Catalogue, session: SessionView) -> bool:
+        """Whether the text has to be read elsewhere first, and `take` be called with what it does."""
+        length_max = self._room.here_max
+        if length_max is None or len(text) <= length_max or self._has_taken(text, catalogue, session):
+            return False
+        return len(text) > TEXT_LENGTH_MAX or self.find(text, catalogue, session) is None
+
+    def take(self, text: str, catalogue: Catalogue, session: SessionView, reading: Reading) -> None:
+        """What a text does, for the next time that it is read."""
+        self._taken.append((text, catalogue, session, reading))
+
+    def _has_taken(self, text: str, catalogue: Catalogue, session: SessionView) -> bool:
+        return any(taken[1] is catalogue and taken[0] == text and taken[2] == session for taken in self._taken)
+
+    def _analysed(self, text: str, catalogue: Catalogue, session: SessionView) -> Reading:
+        for taken in self._taken:
+            if taken[1] is catalogue and taken[0] == text and taken[2] == session:
+                self._taken.remove(taken)
+                return taken[3]
+        return self._read(text, catalogue, session)
 
     def drop_oldest(self) -> None:
         """Forget what was not used for longest."""
@@ -268,8 +293,10 @@ class ReadingRoom:
     nothing of one who keeps no more than an even part.
     """
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, here_max: int | None = None) -> None:
+        """`here_max`: longer texts, in characters, are read elsewhere; None: none are."""
         self._read = read
+        self.here_max = here_max
         self._named: dict[str, ReadingCache] = {}
         self._caches: list[ReadingCache] = []
         self.count = 0

@@ -18,7 +18,7 @@ from appliance.errors import AmendmentError, PeerError
 from appliance.events import NEED_DATA, Command, Event, Finished, Left, NeedData, NotUnderstood, Own, Passage
 from appliance.masking.detectors import Detectors
 from appliance.parties import Side
-from appliance.protocols.inspector import Act, Ask, CancelAtTarget, CatalogueQuestion, Close, Question, Send
+from appliance.protocols.inspector import Act, Ask, CancelAtTarget, CatalogueQuestion, Close, Question, ReadingQuestion, Send
 from appliance.protocols.postgres import messages as wire
 from appliance.protocols.postgres.amendments import changed_shape, check_amendment, may_amend
 from appliance.protocols.postgres.fast_lane import PostgresFastLane
@@ -187,7 +187,7 @@ class Session:
         self._is_discarding = False
         self._has_left = False
         self._copied = 0  # bytes of COPY data in the run being read
-        self._asked: CatalogueQuestion | None = None
+        self._asked: CatalogueQuestion | ReadingQuestion | None = None
         self._approved: tuple[_Plan, Forward] | None = None  # it goes once the catalogue has been read again
         self._is_stale = False
         self._has_asked_anew = False
@@ -354,11 +354,17 @@ class Session:
     # The rest of what an inspector offers.
 
     def answer(self, question: Question, reply: object) -> list[Act]:
-        """The catalogue, read anew."""
+        """The catalogue, read anew, or a text, read elsewhere."""
         if question is not self._asked and question != self._asked:
             raise ValueError("an answer to a question that was not asked")
         self._asked = None
-        if isinstance(reply, Catalogue):
+        if isinstance(question, ReadingQuestion):
+            if isinstance(reply, Reading):
+                self._readings.take(question.text, question.catalogue, question.session, reply)
+            else:
+                reason = "the gateway cannot read long statements"
+                self._last_word = (wire.error_response("FATAL", "57P03", reason), reason)
+        elif isinstance(reply, Catalogue):
             self._catalogue = reply
         else:
             reason = "the gateway cannot read the target's catalogue"
@@ -662,6 +668,10 @@ class Session:
     ) -> Event | None:
         if depends_on_names(text) and not self._state.has_settled_names(self._pipeline.sequence):
             return None
+        if self._readings.wants_help(text, self._catalogue, self._view_for(text)):
+            self._asked = ReadingQuestion(text, self._catalogue, self._view_for(text))
+            self._client_acts = [Ask(self._asked)]
+            return Passage(Side.CLIENT, 0)
         reading, key = self._reading_of(text)
         if reading.problem is not None and reading.problem.sqlstate in _UNRESOLVED and not self._has_asked_anew:
             self._has_asked_anew = True
@@ -718,8 +728,10 @@ class Session:
         return None
 
     def _reading_of(self, text: str) -> tuple[Reading, Hashable]:
-        view = self._state.view_with_names() if depends_on_names(text) else self._state.view()
-        return self._readings.read(text, self._catalogue, view)
+        return self._readings.read(text, self._catalogue, self._view_for(text))
+
+    def _view_for(self, text: str) -> SessionView:
+        return self._state.view_with_names() if depends_on_names(text) else self._state.view()
 
     def _unknown_name(
         self, message: wire.Parse | wire.Bind | wire.Execute | wire.FunctionCall, sqlstate: str, problem: str
