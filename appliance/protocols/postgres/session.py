@@ -46,6 +46,10 @@ from appliance.sql.redaction import redact
 # What may be read ahead of its turn. The server's output buffer (8 kB, PQ_SEND_BUFFER_SIZE) is emptied after 1,638 answers
 # of five bytes, so that a client that never flushes still drains this queue.
 _PIPELINE_MAX: Final = 10_000
+# What one event takes in of messages that are no commands: a row of COPY data counts for one, all else for _EFFORT. So
+# that whoever sends nothing but such lets others have their turn, and a bulk load is not recorded row by row.
+_RUN_EFFORT_MAX = 2_000
+_EFFORT = 20
 # A client may send one command while another waits; more than that stays in the socket.
 _WAITING_SIZE_MAX: Final = wire.COMMAND_SIZE_MAX + (4 << 20)
 # Rows are passed on in runs of this size, so that one turn of the loop does not hold a whole result.
@@ -426,8 +430,8 @@ class Session:
         """Take housekeeping messages as far as they may pass, in one event; or one command; or nothing yet."""
         run: list[bytes] = []
         notes: list[str] = []
-        discarded = 0
-        while len(self._pipeline) < _PIPELINE_MAX:
+        discarded = effort = 0
+        while len(self._pipeline) < _PIPELINE_MAX and effort < _RUN_EFFORT_MAX:
             if self._message is None:
                 header = self._frames[Side.CLIENT].peek()
                 if header is None or not self._may_read(header[0]):
@@ -438,6 +442,7 @@ class Session:
                 if self._message is None:
                     break
             code, payload = self._message
+            effort += 1 if code == wire.COPY_DATA else _EFFORT
             if self._is_discarding and code not in (wire.SYNC, wire.TERMINATE):
                 wire.read_client(code, payload)
                 self._message = None
@@ -483,7 +488,7 @@ class Session:
             self._copied = 0
         if discarded:
             notes.append(f"{discarded} messages discarded up to Sync, after an error")
-        if run or notes:
+        if run or notes or effort >= _RUN_EFFORT_MAX:
             self._client_acts = [Send(Side.TARGET, 0, run[0] if len(run) == 1 else b"".join(run))] if run else []
             return Passage(Side.CLIENT, 0, "; ".join(notes) or None)
         return self._client_end()
