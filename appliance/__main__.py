@@ -122,7 +122,9 @@ def run(protocols: frozenset[str], table: Callable[[], Mapping[str, InspectorMak
 
         return run_dashboard(reread_configuration(str(configuration), protocols), listening, _announce(ready))
 
-    build_cli(up=up, control=control, worker=worker, web=web, protocols=protocols, placeholder=placeholder)(prog_name="sluicegate")
+    build_cli(up=up, control=control, worker=worker, web=web, protocols=protocols, placeholder=placeholder)(
+        prog_name="sluicegate"
+    )
 
 
 async def _work(
