@@ -17,6 +17,7 @@ class Metric(StrEnum):
     """What is measured, the same in every bench; `unit` says in what, where a sample does not say otherwise."""
 
     LATENCY = "latency"
+    LATENCY_P95 = "latency_p95"
     LATENCY_P99 = "latency_p99"
     THROUGHPUT = "throughput"
     CPU_PER_TRANSACTION = "cpu_per_transaction"
@@ -31,6 +32,7 @@ class Metric(StrEnum):
 
 _UNITS: Final = {
     Metric.LATENCY: "us",
+    Metric.LATENCY_P95: "us",
     Metric.LATENCY_P99: "us",
     Metric.THROUGHPUT: "1/s",
     Metric.CPU_PER_TRANSACTION: "us",
