@@ -105,6 +105,8 @@ class Pages:
         self._readings += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except OSError as error:
+            raise RecordingError(f"the recording cannot be read: {error.strerror or error}") from error
         finally:
             self._readings -= 1
 

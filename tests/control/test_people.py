@@ -433,6 +433,26 @@ def test_an_index_that_is_damaged_while_control_is_away_is_made_again(hosted: Ho
     run(body())
 
 
+def test_a_recording_that_cannot_be_read_is_a_refusal_and_ends_nothing(hosted: Hosted) -> None:
+    async def body() -> None:
+        async with worker(hosted) as one, asking(hosted) as root:
+            assert one.welcome is not None
+            journal = Journal(Path(one.welcome.journals), 0, one.welcome.seal_key, time.time_ns())
+            conversation(journal, "flow-1")
+            await root.ask("drain")
+            recording = hosted.folder / "state" / "recording"
+            (recording / "segment-000002.sqlite").symlink_to("nowhere")
+            assert "cannot be read" in (await root.refused("flows.show", flow="flow-1", after=5, limit=500))["reason"]
+            (recording / "segment-000002.sqlite").unlink()
+            (recording / "segment-000002.sqlite").write_bytes(b"no database" * 100)
+            assert "cannot be read" in (await root.refused("flows.show", flow="flow-1", after=5, limit=500))["reason"]
+            (recording / "segment-000002.sqlite").unlink()
+            assert (await root.ask("flows.show", flow="flow-1"))["events"]
+            journal.close()
+
+    run(body())
+
+
 def test_flows_move_their_serial_when_records_come_and_at_most_four_times_a_second(hosted: Hosted) -> None:
     async def body() -> None:
         async with worker(hosted) as one, asking(hosted) as root:
