@@ -281,6 +281,10 @@
     if (done) event.preventDefault();
   });
   $("#keys-button")?.addEventListener("click", () => $("#keys").showModal());
+  document.addEventListener("click", (event) => {
+    const open = event.target.closest?.("[data-leave]")?.closest("details");
+    if (open) { open.open = false; $("summary", open).focus(); }
+  });
   document.addEventListener("click", (event) => { const menu = $(".menu[open]"); if (menu && !menu.contains(event.target)) menu.open = false; });
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.("[data-copy]");
