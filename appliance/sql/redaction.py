@@ -8,7 +8,7 @@ for reading only: it need not be SQL any more, and it is never sent to a target.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -70,6 +70,15 @@ def redact(text: str, hide_literals: bool) -> str:
             shown.append(_cover(part))
         else:
             shown.append(_show(part, _escape_character(parts, number)))
+    return _clean("".join(shown))
+
+
+def redact_literals(pieces: Sequence[str], literals: Sequence[str]) -> str:
+    """What `redact` without hide_literals shows of a text that is cut into plain strings and decimal numbers and what stands
+    between them, if it hides nothing in the tokens of what stands between."""
+    shown = [pieces[0]]
+    for literal, piece in zip(literals, pieces[1:], strict=True):
+        shown += [_show(_Part("SCONST" if literal[0] == "'" else "FCONST", literal), "\\"), piece]
     return _clean("".join(shown))
 
 

@@ -26,7 +26,7 @@ from pglast.parser import scan
 
 from appliance.effects import Action
 from appliance.sql.reading import Reading, Statement
-from appliance.sql.redaction import is_costly_to_scan, may_hold_shape, redact
+from appliance.sql.redaction import is_costly_to_scan, may_hold_shape, redact, redact_literals
 from appliance.sql.tree import ast, children, parse, strings
 
 # A text with more literals is a bulk load. Each takes some 5 µs when its template is made and some tenths of one after.
@@ -51,7 +51,8 @@ _FRACTION: Final = "f"
 
 _INT4_MAX: Final = 2**31 - 1
 _INT8_MAX: Final = 2**63 - 1
-_INT4_DIGITS: Final = 9  # as many are never more than _INT4_MAX
+INT4_DIGITS: Final = 9
+"""As many are never more than _INT4_MAX."""
 _INT8_DIGITS_MAX: Final = 40  # leading zeros included; a longer number is not worth a look at its value
 
 _TOKENS: Final = {_STRING: "SCONST", _INT4: "ICONST", _INT8: "FCONST", _NUMERIC: "FCONST", _FRACTION: "FCONST"}
@@ -77,10 +78,20 @@ def cut(text: str) -> Cut | None:
     if not 0 < len(literals) <= LITERALS_MAX or "\0" in text:
         return None
     kinds = [
-        _STRING if each[0] == "'" else _INT4 if len(each) <= _INT4_DIGITS and each.isdigit() else _kind(each)
+        _STRING if each[0] == "'" else _INT4 if len(each) <= INT4_DIGITS and each.isdigit() else _kind(each)
         for each in literals
     ]
     return Cut(text, "\0".join(parts[::2]) + "\0" + "".join(kinds), tuple(literals))
+
+
+def around_number(text: str) -> tuple[str, str] | None:
+    """What stands before and behind the only literal of a text, where it is a whole number of up to INT4_DIGITS digits: any
+    text with another such number between the same is cut alike. None for other texts."""
+    parts = cut(text)
+    if parts is None or len(parts.literals) != 1 or parts.skeleton[-1] != _INT4 or len(parts.literals[0]) > INT4_DIGITS:
+        return None
+    before, behind = parts.skeleton[:-1].split("\0")[:2]
+    return before, behind
 
 
 def _kind(literal: str) -> str:
@@ -342,8 +353,13 @@ class Template:
         self.hidden = redact(fixed, hide_literals=True)
         """Every text of the template with all its literals hidden."""
 
-    def read(self, text: str) -> Reading | None:
+    def shows_whole(self, data: bytes) -> bool:
+        """Whether a text of the template, in UTF-8, is surely shown as it is. Answers no where it would have to be read."""
+        return self._is_clean and len(data) <= _UNASKED_LENGTH and not may_hold_shape(data)
+
+    def read(self, parts: Cut) -> Reading | None:
         """The reading of another text of the template, itself read by nobody; None where it has to be read in full."""
+        text = parts.text
         if len(text) > _UNASKED_LENGTH and (not self._was_asked or is_costly_to_scan(text)):
             return None
         try:
@@ -351,7 +367,12 @@ class Template:
         except UnicodeEncodeError:
             return None
         # Where the fixed part hides nothing and nothing is found in the whole, nothing is hidden in any part of it.
-        shown = text if self._is_clean and not may_hold_shape(data) else redact(text, hide_literals=False)
+        if not self._is_clean:
+            shown = redact(text, hide_literals=False)
+        elif may_hold_shape(data):
+            shown = redact_literals(parts.skeleton.split("\0")[:-1], parts.literals)
+        else:
+            shown = text
         known, own = self._reading, self._statement
         part = text[self._head : len(text) - self._tail]
         statement = Statement(own.sort, part, own.effects, own.outputs)
@@ -383,5 +404,6 @@ def proved(kept: tuple[int, ...], earlier: tuple[str, Reading], now: tuple[Cut, 
         template = Template(parts, its_reading, kept)
     except ValueError:
         return None
-    alike = (template.read(text), template.read(parts.text)) == (reading, its_reading)
+    first = cut(text)
+    alike = first is not None and (template.read(first), template.read(parts)) == (reading, its_reading)
     return template if alike else None

@@ -73,11 +73,10 @@ def test_a_text_like_one_with_a_secret_shows_no_part_of_it(tmp_path: Path) -> No
     driver = session(asked.judge)
     for name in ("ann", "bob", "ada@corp.example", "cid"):
         held_and_refused(driver, f"update customers set name = '{name}' where id = 7")
-    shown = [question.request.shown for question in asked.questions]
-    assert ["corp.example" in each for each in shown] == [False] * 4
-    assert [name in each for name, each in zip(("ann", "bob", "'****'", "cid"), shown, strict=True)] == [True] * 4
-    assert asked.questions[2].request.exact.count("ada@corp.example") == 1
-    assert "ada@" not in repr(asked.questions[3].request.exact)
+    requests = [question.request for question in asked.questions]
+    assert [name in each.shown for name, each in zip(("ann", "bob", " ****'", "cid"), requests, strict=True)] == [True] * 4
+    assert ["corp.example" in each.shown for each in requests] == [False] * 4
+    assert ["ada@corp.example" in each.exact for each in requests] == [False, False, True, False]
 
 
 def test_each_of_texts_alike_is_sent_as_it_is_written(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ class ReadingCache:
         series = self._use((place, parts.skeleton, tuple([parts.literals[each] for each in form.kept])))
         if type(series) is not _Series or series.template is None:
             return None
-        reading = series.template.read(parts.text)
+        reading = series.template.read(parts)
         return None if reading is None else Known(reading, series.key, is_eligible=True, template=series.template)
 
     def _learn(self, parts: Cut, reading: Reading, key: EffectsKey, place: _Place) -> bool:
