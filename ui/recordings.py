@@ -137,7 +137,7 @@ class _Wanted:
 
 def _asked_flows(run: str, wanted: _Wanted) -> list[dict[str, Any]]:
     """What control knows, in pages, newest first."""
-    words: dict[str, Any] = {}
+    words: dict[str, Any] = {"since": wanted.since / 1e9}
     if wanted.agent is not None:
         words["agent"] = wanted.agent
     if wanted.resource is not None:
@@ -148,10 +148,7 @@ def _asked_flows(run: str, wanted: _Wanted) -> list[dict[str, Any]]:
     before: Any = None
     while len(found) < wanted.limit:
         page = ask_control(run, "flows.list", before=before, limit=min(_FLOWS_AT_ONCE, wanted.limit), **words)
-        for one in page["flows"]:
-            is_since = one["ended"] is None or one["ended"] * 1e9 >= wanted.since
-            if is_since and (not wanted.denied or one["denied"]) and (not wanted.held or one["held"]):
-                found.append(one)
+        found += [one for one in page["flows"] if (not wanted.denied or one["denied"]) and (not wanted.held or one["held"])]
         before = page["next"]
         if before is None:
             break

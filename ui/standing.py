@@ -21,13 +21,18 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(context: click.Context, given: Given, as_json: bool) -> None:
     """Say how the appliance is.
 
-    Ends with 1 where something needs a person: an unfit policy, a recording that stopped, no worker.
+    Ends with 1 where something needs a person: an unfit policy, a recording that stopped, no worker, rules of the kernel's
+    that are gone. `doctor` says more.
 
     \b
     Example:
       sluicegate status
     """
     found: dict[str, Any] = ask_control(given.run, "status")
+    found["health"] = ask_control(given.run, "health.show")["checks"]
+    # Of these the lines below say more.
+    told_below = ("workers", "policy", "recording")
+    bad = [one for one in found["health"] if one["state"] == "bad" and one["name"] not in told_below]
     recording, in_force = found["recording"], found["policy"]
     if as_json:
         print_json(found)
@@ -52,7 +57,9 @@ def status(context: click.Context, given: Given, as_json: bool) -> None:
             say(f"RECORDING STOPPED: {recording['fault']}", "red")
         for alarm in recording["alarms"]:
             say(f"RECORDING ALARM: {alarm}", "red")
-    if in_force["fault"] or recording["fault"] or recording["alarms"] or not found["workers"]:
+        for one in bad:
+            say(f"{one['name'].upper()}: {one['sentence']}" + (f" → {one['advice']}" if one["advice"] else ""), "red")
+    if bad or in_force["fault"] or recording["fault"] or recording["alarms"] or not found["workers"]:
         context.exit(1)
 
 

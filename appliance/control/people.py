@@ -183,13 +183,14 @@ class _Naming(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Paging(msgspec.Struct, forbid_unknown_fields=True):
-    """`before` is the `next` of an earlier page."""
+    """`before` is the `next` of an earlier page; `since`: active at that time (seconds) or later."""
 
     before: Annotated[str, msgspec.Meta(max_length=64)] | None = None
     limit: int = 50
     agent: _Text | None = None
     resource: _Text | None = None
     outcome: _Text | None = None
+    since: Annotated[float, msgspec.Meta(ge=0, le=1e10)] = 0.0
     live: bool = False
 
 
@@ -435,7 +436,7 @@ class People:
         return await self._explain(what.agent, what.phase, what.resource, what.database, what.command)
 
     async def _list_flows(self, _asker: Asker, what: _Paging) -> dict[str, Any]:
-        wanted = Wanted(what.agent, what.resource, what.outcome)
+        wanted = Wanted(what.agent, what.resource, what.outcome, int(what.since * 1e9))
         return await self._pages.list(what.before, what.limit, wanted, self._workers.live_flows(), what.live)
 
     async def _show_flow(self, _asker: Asker, what: _ShowingFlow) -> dict[str, Any]:

@@ -93,6 +93,9 @@ def _copy(places: Places, copy: Places, tell: Callable[[int, int], None]) -> Non
                 tell(before + (size * (pages - left) // pages if pages else size), total)
 
             try:
+                # One view of a segment that may be growing: else the copy begins anew with every commit of the keeper's.
+                opened.execute("BEGIN")
+                opened.execute("SELECT count(*) FROM segment").fetchone()
                 opened.backup(made, pages=_PAGES_AT_ONCE, progress=heed)
                 made.execute("PRAGMA journal_mode = DELETE")
             except sqlite3.Error as error:

@@ -111,11 +111,12 @@ class IndexedFlow:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which flows a page is of; None: any."""
+    """Which flows a page is of; None: any. `since`: those with a record at that time (nanoseconds) or later."""
 
     agent: str | None = None
     resource: str | None = None
     outcome: str | None = None
+    since: int = 0
 
     def includes(self, flow: IndexedFlow) -> bool:
         """The same as the index's own narrowing."""
@@ -124,6 +125,7 @@ class Wanted:
             self.agent in (None, flow.agent)
             and self.resource in (None, flow.resource)
             and (self.outcome is None or counts[self.outcome] > 0)
+            and flow.touched >= self.since
         )
 
 
@@ -285,6 +287,9 @@ def read_page(places: Places, wanted: Wanted, before: str | None, limit: int) ->
         if wanted.outcome not in OUTCOMES:
             raise ValueError(f"there is no outcome {wanted.outcome!r}")
         conditions.append(f"{wanted.outcome} > 0")
+    if wanted.since > 0:
+        conditions.append("touched >= ?")
+        values.append(wanted.since)
     if before is not None:
         conditions.append("(started, first) < (?, ?)")
         values += read_cursor(before)
