@@ -21,7 +21,9 @@ from appliance.recording.records import Answered, Commanded, Decided, FlowClosed
 T = TypeVar("T")
 
 PAGE_EVENTS_MAX = 500
-READERS_MAX = 2
+READERS_MAX = 1
+"""SQLite lets go of Python's lock at every row; two readers would wait for each other at each, and both for the loop."""
+
 READINGS_WAITING_MAX = 64
 LIVE_READ_MAX = 5_000
 """Live flows whose counts are looked up at a time; of more, the newest."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import gc
 import os
 import secrets
 import signal
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -41,6 +43,7 @@ from appliance.settings import Settings
 from appliance.supervision import worker_count
 from appliance.tls.authority import Leaves, open_authority
 
+SWITCH_SECONDS = 0.0005
 TICK_SECONDS = 0.2
 HEALTH_SECONDS = 1.0
 POLICY_SECONDS = 0.5
@@ -54,6 +57,8 @@ def run_control(settings: Settings, configuration: str, protocols: frozenset[str
     """Run until SIGTERM or SIGINT; the exit code. `ready` is called once both sockets are served. SIGHUP reads policy and
     password files anew; the configuration itself is read at the start alone."""
     log.take_over()
+    # Threads read SQLite for keeper and pages, and the loop must have its turn among them (5 ms are Python's own choice).
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         control = _Control(settings, configuration, protocols)
         uvloop.run(control.run(ready))
@@ -202,6 +207,9 @@ class _Control:
         ):
             self._start(duty)
         log("serving", policy=self._policies.in_force.policy.version, rules=len(self._policies.in_force.policy.rules))
+        # What is there now stays. Looking through it for garbage takes some 100 ms, in which nobody is answered.
+        gc.collect()
+        gc.freeze()
         ready()
         await self._stopping.wait()
         log("ending")
