@@ -26,7 +26,7 @@ from appliance.sql.analysis import read
 from appliance.sql.catalogue import Catalogue, ForeignKey, Relation
 from appliance.sql.commands import Commands
 from appliance.sql.names import State, TroubleError, kin, types_by_oid
-from appliance.sql.reading import SessionView
+from appliance.sql.reading import Deallocate, DeclareCursor, Prepare, SessionView, Statement, Transaction
 from appliance.sql.scopes import Column, Scope
 from appliance.sql.touched import table
 from appliance.sql.tree import ast, children, strings
@@ -48,6 +48,9 @@ PARTS_MAX = 12
 """Writing statements within one statement (in WITH), and tables of one TRUNCATE or DROP, that are looked into."""
 
 _NODES_MAX = 20_000
+
+# Characters of all texts that are made for one held command: 1 s or so of printing, parsing and reading.
+_WRITTEN_MAX = 60_000
 
 # Of the functions that a client may call with anything, those that hold things up, lock, or take memory as their arguments
 # say, and those that change what only their arguments tell. What runs before anybody said yes may use none of them.
@@ -178,13 +181,16 @@ class Foreseer:
             return "it cannot be read as the target would"
         if len(reading.statements) > PARTS_MAX:
             return f"it has more than {PARTS_MAX} statements"
+        if any(_changes_names(statement) for statement in reading.statements[:-1]):
+            return "an earlier statement in it changes what names mean in a later one"
         found: list[Foresight] = []
+        statements = _Statements(self._strict, session)
         for statement in reading.statements:
             try:
                 parsed = parse_sql(statement.text)
                 if len(parsed) != 1 or type(parsed[0].stmt).__name__ != statement.sort:
                     return "its statements could not be told apart"
-                found.append(_Statements(self._strict, session).foresee(parsed[0].stmt, statement.text))
+                found.append(statements.foresee(parsed[0].stmt, statement.text))
             except (GrammarError, ValueError, RecursionError, TroubleError):
                 return "it could not be taken apart"
         return tuple(found)
@@ -261,6 +267,7 @@ class _Statements:
         self._session = session
         self._state = State(catalogue, session)
         self._is_cut = False
+        self._written = 0
 
     def foresee(self, node: Any, text: str) -> Foresight:
         """What can be worked out about one statement; `text` is its own."""
@@ -350,8 +357,6 @@ class _Statements:
         if node.valuesLists and node.limitCount is None and node.limitOffset is None:
             return replace(part, rows=len(node.valuesLists))
         inner = _copied(node)
-        if inner is None:
-            return replace(part, reason="it could not be written down again")
         inner.intoClause, inner.lockingClause, inner.withClause = None, None, None
         select = _template("select 1 from (select 1) as counted")
         select.fromClause[0].subquery = inner
@@ -531,8 +536,6 @@ class _Statements:
         if not (self._has_system_types(child, key.child_columns) and self._has_system_types(parent, key.parent_columns)):
             return None
         rows = _copied(rows)
-        if rows is None:
-            return None
         select = _template("select 1 from a as b where exists (select 1)")
         select.fromClause = (_range(child, alias),)
         pairs = []
@@ -587,25 +590,27 @@ class _Statements:
         count = _template(f"select pg_catalog.count(*) from (select 1 limit {ROWS_MAX + 1}) as counted")
         limited = count.fromClause[0].subquery
         rows = _copied(rows)
-        if rows is None:
-            return replace(part, reason="it could not be written down again")
-        if type(rows) is ast.SelectStmt and rows.limitCount is None:
-            rows.limitCount, rows.limitOption = limited.limitCount, limited.limitOption
-            count.fromClause[0].subquery = rows
+        rows.limitCount, rows.limitOption = limited.limitCount, limited.limitOption
+        count.fromClause[0].subquery = rows
         count.withClause = tables
         probe, reason = self._checked(count, _COUNTED)
         return replace(part, probe=probe, reason=reason)
 
     def _checked(self, node: Any, allowed: frozenset[Action]) -> tuple[Probe | None, str]:
-        node = _copied(node)
-        if node is None:
-            return None, "it could not be written down again"
-        numbers = _renumbered(node)
-        text = _written(node)
+        """A tree as a probe; it may share its parts with others."""
+        if self._written > _WRITTEN_MAX:
+            return None, "the statement is too long to be followed that far"
+        text = _text_of(node)
         again = None if text is None else _only(text)
-        if text is None or again != node:
+        if text is None or again is None or again != node:
             return None, "it could not be written down again"
-        inner = node.query if type(node) is ast.ExplainStmt else node
+        self._written += len(text)
+        numbers = _renumbered(again)
+        if numbers != tuple(range(1, len(numbers) + 1)):
+            text = _text_of(again)
+            if text is None or _only(text) != again:
+                return None, "it could not be written down again"
+        inner = again.query if type(again) is ast.ExplainStmt else again
         return self._judged(inner, text, numbers, allowed)
 
     def _judged(
@@ -644,6 +649,13 @@ _EVENTS = {CmdType.CMD_INSERT: "insert", CmdType.CMD_UPDATE: "update", CmdType.C
 _KEY_WORDS = {"c": "deleted", "n": "set to NULL", "d": "set to their default"}
 
 
+def _changes_names(statement: Statement) -> bool:
+    """Whether what follows that statement in one text may mean something else than it would alone."""
+    if statement.change is not None and not isinstance(statement.change, Transaction | Deallocate | DeclareCursor | Prepare):
+        return True
+    return any(effect.action in (Action.UNKNOWN, Action.ADMIN) for effect in statement.effects)
+
+
 def _is_innocent(effect: Effect, allowed: frozenset[Action]) -> bool:
     if effect.action is Action.CALL:
         is_read = effect.thing.kind is Kind.FUNCTION and effect.attribute("opaque") is False
@@ -677,7 +689,7 @@ def _only(text: str) -> Any:
     return parsed[0].stmt if len(parsed) == 1 else None
 
 
-def _written(node: Any) -> str | None:
+def _text_of(node: Any) -> str | None:
     try:
         text: str = RawStream()(node)
     except (RecursionError, NotImplementedError, ValueError, AttributeError, TypeError, KeyError):
@@ -686,10 +698,11 @@ def _written(node: Any) -> str | None:
 
 
 def _copied(node: Any) -> Any:
-    """The same tree once more, its own in every node; None where it cannot be written down."""
-    text = _written(node)
-    again = None if text is None else _only(text)
-    return again if again is not None and again == node else None
+    """The same node with the same parts, for putting others in their places."""
+    made = type(node)()
+    for name in node.__slots__:
+        setattr(made, name, getattr(node, name))
+    return made
 
 
 def _rows_of(matched: _Matched) -> Any:

@@ -454,6 +454,39 @@ def test_names_are_looked_up_where_the_session_does(scratch_postgres: ScratchPos
     run(body())
 
 
+def test_a_text_that_changes_its_own_names_is_not_counted(scratch_postgres: ScratchPostgres, tmp_path: Path) -> None:
+    database = scratch_postgres.fresh_database(EVIL + "create schema s; create table s.orders (id int)")
+
+    async def body() -> None:
+        async with looking(scratch_postgres, database, tmp_path) as one:
+            for before in ("set search_path = s", "create table new (id int)", "set role postgres", "discard all"):
+                (only,) = await one.at(f"{before}; delete from orders")
+                assert "changes what names mean" in only
+            assert "counted public.orders: 10 rows deleted" in await one.at("begin; delete from orders")
+
+    run(body())
+
+
+def test_long_statements_are_followed_as_far_as_a_second_goes(scratch_postgres: ScratchPostgres, tmp_path: Path) -> None:
+    keys = "".join(f"create table c{n} (o int references orders on delete cascade);" for n in range(45))
+    database = scratch_postgres.fresh_database("create table orders (id int primary key);" + keys)
+    text = "delete from orders where " + " or ".join(f"id = {n}" for n in range(2400))
+    assert len(text) < TEXT_LENGTH_MAX
+
+    async def body() -> None:
+        async with looking(scratch_postgres, database, tmp_path) as one:
+            started = time.monotonic()
+            lines = await one.at(text)
+            assert time.monotonic() - started < 10
+            assert lines[0] == "counted public.orders: no row deleted"
+            assert any("too long to be followed that far" in each for each in lines)
+            lines = await one.at("delete from orders")
+            assert "warning more: it reaches further than is followed here" in lines
+            assert len(lines) < 80
+
+    run(body())
+
+
 def test_row_security_counts_as_it_does_for_the_account(scratch_postgres: ScratchPostgres, tmp_path: Path) -> None:
     database = scratch_postgres.fresh_database(
         "create table orders (id int, owner text); insert into orders select n, case when n < 4 then 'clerk' else 'x' end "
