@@ -75,10 +75,12 @@ class Command(_Body):
 
 
 _TROUBLES: dict[int | str, dict[str, Any]] = {
+    400: {"model": Trouble, "description": "the body is not JSON"},
     401: {"model": Trouble, "description": "nobody is signed in"},
     403: {"model": Trouble, "description": "the role does not allow it, or X-CSRF-Token is wrong"},
     404: {"model": Trouble, "description": "there is no such thing"},
     409: {"model": Trouble, "description": "refused; `reason` says why"},
+    413: {"model": Trouble, "description": "the body is too large"},
     422: {"model": Trouble, "description": "the request is not valid"},
     503: {"model": Trouble, "description": "control does not answer"},
 }
