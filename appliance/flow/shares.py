@@ -19,16 +19,26 @@ STEP_SECONDS = 0.001
 ALONE_SECONDS = 0.02
 """A step while nobody else is there: what control says, timers and the agent's own other flows wait no longer than this."""
 
+ARRIVALS_PER_SECOND = 200
+ARRIVALS_AT_ONCE = 400
+"""Connections of one agent that a worker takes up while others are there, at length and at once. Each costs about as much
+as ten commands, before its client has said who it is."""
+
+ARRIVAL_SECONDS_MAX = 10.0
+"""How long a connection waits for that before it is refused."""
+
 Step = Callable[[], None]
 
 
 class Share:
     """One agent's. `spent` is what it has had in this turn of the loop, in seconds."""
 
-    __slots__ = ("_shares", "flows", "spent", "waiting")
+    __slots__ = ("_arrivals", "_last_arrival", "_shares", "flows", "spent", "waiting")
 
     def __init__(self, shares: Shares) -> None:
         self._shares = shares
+        self._arrivals = float(ARRIVALS_AT_ONCE)
+        self._last_arrival = 0.0
         self.spent = 0.0
         self.waiting: deque[Step] = deque()
         self.flows = 0
@@ -42,6 +52,20 @@ class Share:
     def is_spent(self) -> bool:
         """Whether the agent has to wait for a turn. One that is alone here never has to: nobody would gain by it."""
         return (self.spent >= STEP_SECONDS or bool(self.waiting)) and self._shares.has_several
+
+    def arrival_delay(self, now: float) -> float | None:
+        """For how many seconds one more connection of the agent has to wait before it is taken up; None: it is too many."""
+        if not self._shares.has_several and not self.flows:
+            return 0.0
+        earned = (now - self._last_arrival) * ARRIVALS_PER_SECOND
+        self._last_arrival = now
+        self._arrivals = min(float(ARRIVALS_AT_ONCE), self._arrivals + earned)
+        if not self._shares.has_several:
+            return 0.0
+        if self._arrivals - 1 < -ARRIVALS_PER_SECOND * ARRIVAL_SECONDS_MAX:
+            return None
+        self._arrivals -= 1
+        return max(0.0, -self._arrivals / ARRIVALS_PER_SECOND)
 
     def spend(self, seconds: float) -> None:
         """It has worked for so long. Not counted while nobody else is there to wait for it."""

@@ -117,6 +117,7 @@ class _Refusal(StrEnum):
     SOURCE = "no agent has this source address"
     DESTINATION = "the destination is not a registered resource"
     FLOWS = "the worker carries as many flows as it can"
+    TOO_FAST = "the agent connects faster than this worker takes up its connections"
     FLOWS_OF_AGENT = "the agent has as many flows here as it may"
 
 
@@ -348,6 +349,18 @@ class Worker:
         """The share in this worker's time of whose connection it is, or None where it is nobody's."""
         principal = self._attribution.principal_of(origin_of(transport.get_extra_info("socket")))
         return self._shares.of(principal.agent) if principal is not None else None
+
+    def turn_away(self, transport: asyncio.Transport) -> None:
+        """Count and log a connection that is one too many of its agent's. It is not recorded: it was never heard, and whoever
+        makes so many would fill the recording with them."""
+        origin = origin_of(transport.get_extra_info("socket"))
+        resource = self._attribution.resource_of(origin.destination)
+        self._tally.refused[resource.name if resource else "", _Refusal.TOO_FAST.value] += 1
+        self.log("flow refused", level=Level.WARNING, source=origin.source, reason=_Refusal.TOO_FAST)
+
+    def later(self, seconds: float, step: Callable[[], None]) -> None:
+        """Run something then."""
+        self._loop.call_later(seconds, step)
 
     def _take_up(self, transport: asyncio.Transport, origin: Origin, principal: Principal | None) -> Leg | None:
         journal, active = self._journal, self._active
@@ -630,7 +643,14 @@ class _Arrival(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         accepted = cast(asyncio.Transport, transport)  # uvloop's transports do not derive from it
         share = self._worker.share_of(accepted)
-        if share is not None and share.is_spent:
+        delay = share.arrival_delay(perf_counter()) if share is not None else 0.0
+        if delay is None:
+            self._worker.turn_away(accepted)
+            self._reset(accepted)
+        elif delay:
+            accepted.pause_reading()
+            self._worker.later(delay, lambda: self._arrive(accepted, is_late=True))
+        elif share is not None and share.is_spent:
             # Many at once of one agent: each takes a part of a millisecond to take up.
             accepted.pause_reading()
             share.wait(lambda: self._arrive(accepted, is_late=True))
@@ -646,10 +666,14 @@ class _Arrival(asyncio.Protocol):
         except Exception as fault:  # noqa: BLE001  the border where our own bugs end one connection, closed
             self._worker.log("fault", level=Level.ERROR, trace=trace_of(fault))
         if leg is None:
-            raw = accepted.get_extra_info("socket")
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            accepted.abort()
+            self._reset(accepted)
         else:
             accepted.set_protocol(leg)
             if is_late:
                 leg.resume_reading()
+
+    @staticmethod
+    def _reset(accepted: asyncio.Transport) -> None:
+        raw = accepted.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.abort()
