@@ -42,6 +42,8 @@ BURST_MAX = 20
 SECONDS_EACH = 3.0
 """An agent may have so many commands looked into at once, and one more each so many seconds."""
 
+BUDGETS_MAX = 1000
+
 SHARED_SECONDS = 5.0
 """How old an answer may be that an equal statement is given."""
 
@@ -207,6 +209,12 @@ class BlastRadius:
         if place.waiting >= WAITING_MAX:
             return f"{WAITING_MAX} held commands wait to be looked into already"
         now = self._clock()
+        if agent not in self._budgets and len(self._budgets) >= BUDGETS_MAX:
+            # Names come from workers. Those whose budget is whole again are as good as new.
+            whole = now - BURST_MAX * SECONDS_EACH
+            self._budgets = {name: one for name, one in self._budgets.items() if one.since > whole}
+            if len(self._budgets) >= BUDGETS_MAX:
+                return "too many agents have had held commands looked into within a short time"
         budget = self._budgets.setdefault(agent, _Budget(BURST_MAX, now))
         budget.left = min(BURST_MAX, budget.left + (now - budget.since) / SECONDS_EACH)
         budget.since = now
