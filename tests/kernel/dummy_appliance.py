@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+from appliance.errors import UnfitKernelError
 from appliance.settings import NetworkSettings, Settings
 from appliance.supervision import supervise
 from tests.kernel.conftest import NETWORKS
@@ -43,7 +44,28 @@ def _supervise(state: str, ready: str, workers: str, broken: str) -> int:
     def dashboard(_listening: int, _serving: int) -> list[str]:
         return [sys.executable, "-c", "raise SystemExit(4)"]
 
-    return supervise(settings, control, worker, int(ready), dashboard=dashboard if broken == "blind" else None)
+    return supervise(
+        settings,
+        control,
+        worker,
+        int(ready),
+        _Mending() if broken == "mended" else None,
+        dashboard=dashboard if broken == "blind" else None,
+    )
+
+
+class _Mending:
+    """Finds nothing, then something, then that it cannot be done, then nothing; says each time that it looks."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    def __call__(self) -> tuple[str, ...]:
+        self._looks += 1
+        print(f"look number {self._looks}", file=sys.stderr, flush=True)
+        if self._looks == 3:
+            raise UnfitKernelError("found no nftables")
+        return ("The table is gone.",) if self._looks == 2 else ()
 
 
 def _control(serving: str) -> int:

@@ -15,6 +15,7 @@ from typing import IO
 
 import pytest
 
+from appliance.catching import read_look
 from appliance.log import FORM_VARIABLE
 from appliance.settings import Settings
 from appliance.supervision import worker_count
@@ -216,6 +217,21 @@ def test_a_dashboard_that_never_serves_keeps_nobody_waiting(three: Machines, tmp
             one.until("supervisor ended: name='dashboard'")
         assert one.greeting() == "worker 0"
         assert not any("giving up" in line for line in one.log)
+
+
+def test_every_look_at_the_rules_is_told_to_whoever_asks_how_things_stand(three: Machines, tmp_path: Path) -> None:
+    told = []
+    for one in _run(three, tmp_path, 1, "mended"):
+        for number in range(2, 6):
+            # By then the look before it is told.
+            one.until(f"look number {number}")
+            look = read_look(str(tmp_path / "run"))
+            assert look is not None
+            assert 0 <= time.monotonic() - look.clock < 5
+            told.append((look.fault, look.undone, look.found))
+            assert (tmp_path / "run" / "catching.json").stat().st_uid == 0
+    gone = ("The table is gone.",)
+    assert told == [("", 0, ()), ("", 1, gone), ("found no nftables", 1, ()), ("", 1, gone)]
 
 
 def test_no_number_of_workers_means_one_for_each_core() -> None:
