@@ -358,8 +358,8 @@ class Counting(Gate):
 
 async def settle() -> None:
     """Let whatever control is asked be answered."""
-    while len(asyncio.all_tasks()) > 1:
-        await asyncio.sleep(0)
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)
 
 
 def query(text: str) -> bytes:

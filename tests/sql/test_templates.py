@@ -20,7 +20,7 @@ from appliance.sql.catalogue import Catalogue
 from appliance.sql.catalogue_queries import QUERIES, build
 from appliance.sql.reading import SessionView
 from appliance.sql.redaction import redact
-from appliance.sql.templates import cut, kept_literals
+from appliance.sql.templates import around_number, cut, kept_literals
 from tests.scratch_postgres import ScratchPostgres
 from tests.sql.test_analysis import database, shop
 from tests.sql.test_ordinary_sql import ORDINARY
@@ -439,3 +439,21 @@ def test_a_value_that_makes_a_text_costly_to_scan_has_it_read_in_full(shop: Cata
     for value in ("a", "b", "c", "+" * 5_000, "d", "+-" * 20_000, "e", "x" * 5_000, "f"):
         served.hold(f"select name from customers where city = '{value}'")
     assert served.by_template
+
+
+@given(
+    st.text(st.sampled_from("a_.$' \\-(),;=<1é"), max_size=12),
+    st.text(st.sampled_from("a_.$' \\-(),;=<1é"), max_size=12),
+    st.from_regex(r"[0-9]{1,9}", fullmatch=True),
+    st.from_regex(r"[0-9]{1,9}", fullmatch=True),
+)
+@settings(max_examples=2_000)
+def test_a_text_with_another_number_between_the_same_is_cut_alike(before: str, behind: str, one: str, other: str) -> None:
+    around = around_number(before + one + behind)
+    parts = cut(before + other + behind)
+    if around == (before, behind):
+        alike = cut(before + one + behind)
+        assert parts is not None
+        assert alike is not None
+        assert parts.skeleton == alike.skeleton
+        assert parts.literals == (other,)

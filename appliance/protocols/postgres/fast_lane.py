@@ -27,6 +27,7 @@ from appliance.protocols.postgres.rows import Rows
 from appliance.protocols.postgres.state import NAMES_MAX, Definition, Portal, SessionState, Ticket
 from appliance.sql.catalogue import Catalogue
 from appliance.sql.reading import SessionView, Statement
+from appliance.sql.templates import INT4_DIGITS, Template, around_number
 
 # What is longer is no small question, and gains nothing: bytes of a client's sequence, and of a target's answer.
 _COMMAND_SIZE_MAX: Final = 8 << 10
@@ -67,6 +68,16 @@ class _Description:
     rows: Rows | None = None
 
 
+@dataclass(slots=True, eq=False)
+class _Form:
+    """Texts that differ in one whole number alone: what stands before it, and behind it up to the message's end."""
+
+    before: bytes
+    behind: bytes
+    template: Template
+    ticket: Ticket
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sent:
     """What went to the target by the short way and is not answered yet: one Query, or a Bind of `definition` with what
@@ -95,6 +106,7 @@ class PostgresFastLane:
         "_descriptions",
         "_detectors_for",
         "_familiar",
+        "_form",
         "_formats",
         "_head",
         "_is_described",
@@ -143,6 +155,7 @@ class PostgresFastLane:
         # How the last Bind began, up to its first value, what it was a Bind of, and the formats of its values.
         self._head = b"\0" * _HEADER_SIZE
         self._of: Definition | None = None
+        self._form: _Form | None = None
         self._value_formats: tuple[int, ...] = ()
         self._value_count = 0
 
@@ -150,6 +163,7 @@ class PostgresFastLane:
         """The general path is taken: what it leaves has to be looked at before this way is open again."""
         self._view = None
         self._of = None
+        self._form = None
 
     # What the client says.
 
@@ -180,7 +194,7 @@ class PostgresFastLane:
             text = data[_HEADER_SIZE:end].decode("utf-8")
         except UnicodeDecodeError:
             return None
-        ticket = self._ticket_for(text)
+        ticket = self._ticket_by_form(data, end) or self._ticket_for(text)
         if ticket is None or ticket.key is None:
             return None
         self._ticket = ticket
@@ -363,7 +377,22 @@ class PostgresFastLane:
         # What a person may not see whole is to be sealed in its record.
         if not found.is_eligible or found.shown != text:
             return Ticket(view)
-        return Ticket(view, found.key, found.reading.statements[0])
+        ticket = Ticket(view, found.key, found.reading.statements[0])
+        if found.template is not None:
+            around = around_number(text)
+            if around is not None:
+                self._form = _Form(around[0].encode(), around[1].encode() + b"\0", found.template, ticket)
+        return ticket
+
+    def _ticket_by_form(self, data: bytes, end: int) -> Ticket | None:
+        """That of the last text, for a Query that ends at `end` and differs from it in its one number alone."""
+        form = self._form
+        if form is None or not data.startswith(form.before, _HEADER_SIZE) or not data.endswith(form.behind):
+            return None
+        number = data[_HEADER_SIZE + len(form.before) : -len(form.behind)]
+        if not number.isdigit() or len(number) > INT4_DIGITS or not form.template.shows_whole(data[_HEADER_SIZE:end]):
+            return None
+        return form.ticket
 
     def depart(self, obligations: Obligations) -> None:
         """What was recognised is recorded and goes to the target."""
