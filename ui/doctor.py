@@ -69,20 +69,24 @@ def doctor(context: click.Context, given: Given, no_targets: bool, as_json: bool
       sluicegate doctor
       sluicegate doctor --json | jq '.[] | select(.state == "bad")'
     """
-    looks = _looks(given, with_targets=not no_targets)
     found: list[Finding] = []
     terminal = console()
-    shows_progress = not as_json and sys.stderr.isatty()
-    area = ""
-    with console(to_errors=True).status("looking …") if shows_progress else nullcontext():
-        for finding in looks:
-            found.append(finding)
-            if as_json:
-                continue
-            if finding.area != area:
-                area = finding.area
-                terminal.print(Text(area, "bold"))
+
+    def tell(finding: Finding) -> None:
+        if not as_json and (not found or found[-1].area != finding.area):
+            terminal.print(Text(finding.area, "bold"))
+        found.append(finding)
+        if not as_json:
             terminal.print(Padding(_line(finding), (0, 0, 0, 2), expand=False))
+
+    # By itself and first: the trial of diverting forks, and a sign of life is a thread.
+    for finding in look_at_machine():
+        tell(finding)
+    # On the console that also prints the findings where both are the terminal: it knows to keep them apart.
+    people = terminal if sys.stdout.isatty() else console(to_errors=True)
+    with people.status("looking …") if people.is_terminal and not as_json else nullcontext():
+        for finding in _looks(given, with_targets=not no_targets):
+            tell(finding)
     if as_json:
         print_json(
             [
@@ -113,8 +117,7 @@ def _line(finding: Finding) -> Text:
 
 
 def _looks(given: Given, *, with_targets: bool) -> Iterator[Finding]:
-    """In this order: the trial of diverting forks, which must come before anything starts a thread."""
-    yield from look_at_machine()
+    """Everything that the configuration names."""
     try:
         settings = read_configuration(str(given.configuration), given.programs.protocols)
     except SettingErrors as errors:

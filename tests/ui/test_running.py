@@ -94,6 +94,7 @@ def test_flows_are_listed_by_what_became_of_them(scene: Scene) -> None:
     flow = refused[0]["flow"]
     assert flow in sluicegate(scene, "flows", "--denied")
     assert flow not in sluicegate(scene, "flows", "--held")
+    assert lines(scene, "flows", "--since", "2100-01-01") == []
     assert "payroll is nobody's business" in sluicegate(scene, "replay", flow)
 
 
