@@ -15,7 +15,9 @@ from appliance.approvals.desk import (
     CLAIM_SECONDS,
     OPEN_PER_AGENT_MAX,
     Case,
+    Certainty,
     Desk,
+    Figure,
     Person,
     Refusal,
     State,
@@ -352,3 +354,31 @@ def test_a_decision_that_cannot_be_kept_is_not_made(room: Room) -> None:
         room.desk.approve(approval, DBA, HASH, "", 101.0)
     assert room.settled == []
     assert [case.state for case in room.desk.waiting()] == [State.OPEN]
+
+
+# What a command would do.
+
+FIGURES = (Figure("public.orders", "3 rows deleted", "", Certainty.COUNTED),)
+
+
+def test_figures_are_kept_as_they_were_when_it_was_decided(room: Room) -> None:
+    approval = room.desk.ask(1, shown(), frozenset({"dba"}), 60.0, 0.0)
+    room.desk.inform(approval, FIGURES, 1.0)
+    room.restart(2.0)
+    assert [case.blast for case in room.desk.waiting()] == [FIGURES]
+    assert room.desk.ask(1, shown(), frozenset({"dba"}), 60.0, 2.0) == approval
+    room.desk.approve(approval, DBA, HASH, "", 3.0)
+    room.desk.inform(approval, (), 4.0)
+    kept = room.ledger.case(approval)
+    assert kept is not None
+    assert (kept.blast, kept.request.bound) == (FIGURES, HASH)
+    assert [one.what for one in room.ledger.history(approval)] == ["asked", "figures shown", "claimed again", "approved"]
+
+
+def test_a_ledger_from_before_there_were_figures_is_read(room: Room) -> None:
+    approval = room.desk.ask(1, shown(), frozenset({"dba"}), 60.0, 0.0)
+    room.ledger.close()
+    with sqlite3.connect(room.file) as connection:
+        connection.execute("alter table approvals drop column blast")
+    room.restart(1.0)
+    assert [(case.id, case.blast) for case in room.desk.waiting()] == [(approval, None)]
