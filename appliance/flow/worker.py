@@ -351,8 +351,8 @@ class Worker:
         return self._shares.of(principal.agent) if principal is not None else None
 
     def turn_away(self, transport: asyncio.Transport) -> None:
-        """Count and log a connection that is one too many of its agent's. It is not recorded: it was never heard, and whoever
-        makes so many would fill the recording with them."""
+        """Count and log a connection that is one too many of its agent's. It is not recorded: nobody has heard it, and they
+        would fill the recording."""
         origin = origin_of(transport.get_extra_info("socket"))
         resource = self._attribution.resource_of(origin.destination)
         self._tally.refused[resource.name if resource else "", _Refusal.TOO_FAST.value] += 1
