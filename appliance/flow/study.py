@@ -117,9 +117,7 @@ class Study:
         assert process.stdout is not None
         catalogue = None if self._sent is question.catalogue else self._encode(question.catalogue)
         self._sent = question.catalogue
-        session = replace(
-            question.session, prepared=dict(question.session.prepared), cursors=dict(question.session.cursors)
-        )
+        session = replace(question.session, prepared=dict(question.session.prepared), cursors=dict(question.session.cursors))
         process.stdin.write(_framed((catalogue, question.text, session)))
         await process.stdin.drain()
         (length,) = _LENGTH.unpack(await process.stdout.readexactly(_LENGTH.size))
