@@ -272,6 +272,22 @@ def test_a_viewer_is_offered_nothing_to_answer_with(stage: Stage) -> None:
     assert page.locator("#approve").count() == 0
 
 
+def test_an_approver_of_another_group_is_offered_nothing_and_refused(stage: Stage) -> None:
+    once = stage.scene.ask("people.add", name="sam", role="approver", groups=["security"])["password"]
+    sam = stage.caller()
+    sam.sign_in("sam", once)
+    sam.post("/password", {"old": once, "new": PASSWORD, "again": PASSWORD})
+    sam.csrf = sam.get("/password").field("csrf")
+    stage.states["sam"] = sam.cookie
+    client, case = stage.hold("delete from staging where id = 11")
+    page = opened(stage, "sam", "id = 11")
+    expect(page.locator(".decide")).to_contain_text("in dba answers this")
+    found = sam.post(f"/approvals/{case['id']}/approve", {"seen": case["bound"]})
+    assert found.status == 409
+    assert "sam may not answer" in found.text
+    assert client.is_waiting
+
+
 def test_people_are_for_administrators(stage: Stage) -> None:
     for name, status in (("vera", 403), ("dana", 403), ("adam", 200)):
         assert stage.caller(name).get("/people").status == status

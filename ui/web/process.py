@@ -115,10 +115,11 @@ class _Patient(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.cycle is not None and self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-        if self.cycle is not None and self.cycle.response_complete and self._head_timer is None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+        elif self._head_timer is None:
             # The beginning of a next request, not whole yet.
             self._head_timer = asyncio.get_running_loop().call_later(HEAD_SECONDS_MAX, self._give_up)
 
@@ -168,10 +169,11 @@ async def _renew(control: Control, config: uvicorn.Config) -> None:
         await asyncio.sleep(RENEW_SECONDS)
         with suppress(AskingError):
             leaf: dict[str, Any] = await control.ask("", "dashboard.leaf")
-            _load(config.ssl, leaf)
+            show_anew(config.ssl, leaf)
 
 
-def _load(context: ssl.SSLContext, leaf: dict[str, Any]) -> None:
+def show_anew(context: ssl.SSLContext, leaf: dict[str, Any]) -> None:
+    """Let connections made with `context` from now on show that certificate (a leaf as control gives it)."""
     renewed = client_identity(leaf["chain"].encode(), leaf["key"].encode(), ("http/1.1",)).context
 
     def show(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
