@@ -116,9 +116,8 @@ class Served:
             assert found.reading == whole, text
             assert found.key.effects == whole.effects
             self.by_template += found.template is not None
-            if found.template is not None:
-                assert found.template.hidden == redact(text, hide_literals=True)
-                assert found.is_eligible
+            assert found.hidden == redact(text, hide_literals=True)
+            assert found.is_eligible or found.template is None
         reading, key = self.cache.read(text, self.catalogue, self.session)
         assert reading == whole, text
         assert key is None or key.effects == whole.effects

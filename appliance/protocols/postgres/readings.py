@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 from appliance.effects import Effect, EffectsKey
 from appliance.sql.catalogue import Catalogue
 from appliance.sql.reading import Reading, SessionView
+from appliance.sql.redaction import redact
 from appliance.sql.templates import Cut, Template, cut, is_eligible, kept_literals, proved
 
 # A worker serves a few applications with some hundred statements each; a reading takes some kilobytes.
@@ -51,18 +52,29 @@ class Known:
     the reading, None where the exact text was kept.
     """
 
-    __slots__ = ("is_eligible", "key", "reading", "template")
+    __slots__ = ("_hidden", "_text", "is_eligible", "key", "reading", "template")
 
-    def __init__(self, reading: Reading, key: EffectsKey, *, is_eligible: bool, template: Template | None = None) -> None:
+    def __init__(
+        self, text: str, reading: Reading, key: EffectsKey, *, is_eligible: bool, template: Template | None = None
+    ) -> None:
+        self._text = text
         self.reading = reading
         self.key = key
         self.is_eligible = is_eligible
         self.template = template
+        self._hidden = "" if template is None else template.hidden
 
     @property
     def shown(self) -> str:
         """The text as a person may see it."""
         return self.reading.shown
+
+    @property
+    def hidden(self) -> str:
+        """The text with every literal hidden, for one that touches masked columns."""
+        if not self._hidden:
+            self._hidden = redact(self._text, hide_literals=True)
+        return self._hidden
 
 
 class _Place:
@@ -101,7 +113,7 @@ class _Exact:
 
     def __init__(self, text: str, known: Known) -> None:
         self.known = known
-        self.length = len(text)
+        self.length = 2 * len(text)  # what it is with all literals hidden is kept beside it
 
 
 _Kept = _Exact | _Form | _Series
@@ -172,7 +184,7 @@ class ReadingCache:
         key = self._key(reading.effects)
         is_plain = is_eligible(reading)
         if parts is None or not is_plain or not self._learn(parts, reading, key, place):
-            self._keep((place, text), _Exact(text, Known(reading, key, is_eligible=is_plain)))
+            self._keep((place, text), _Exact(text, Known(text, reading, key, is_eligible=is_plain)))
         return reading, key
 
     def wants_help(self, text: str, catalogue: Catalogue, session: SessionView) -> bool:
@@ -244,7 +256,9 @@ class ReadingCache:
         if type(series) is not _Series or series.template is None:
             return None
         reading = series.template.read(parts)
-        return None if reading is None else Known(reading, series.key, is_eligible=True, template=series.template)
+        return (
+            None if reading is None else Known(parts.text, reading, series.key, is_eligible=True, template=series.template)
+        )
 
     def _learn(self, parts: Cut, reading: Reading, key: EffectsKey, place: _Place) -> bool:
         """Take a text that was read in full into account. True: there is a template by now that serves it."""

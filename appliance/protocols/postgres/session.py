@@ -129,12 +129,12 @@ class Session:
         "_catalogue",
         "_client_acts",
         "_client_event",
+        "_client_frames",
         "_copied",
         "_deferred",
         "_detectors",
         "_ended",
         "_finished",
-        "_frames",
         "_has_asked_anew",
         "_has_left",
         "_is_discarding",
@@ -156,6 +156,7 @@ class Session:
         "_state",
         "_streamed",
         "_target_event",
+        "_target_frames",
         "_target_key",
         "fast_lane",
     )
@@ -177,10 +178,8 @@ class Session:
         self._readings = readings
         self._state = SessionState(search_path)
         self._pipeline = Pipeline()
-        self._frames = {
-            Side.CLIENT: wire.Framer(wire.CLIENT_BOUNDS, client_pending),
-            Side.TARGET: wire.Framer(wire.TARGET_BOUNDS, target_pending),
-        }
+        self._client_frames = wire.Framer(wire.CLIENT_BOUNDS, client_pending)
+        self._target_frames = wire.Framer(wire.TARGET_BOUNDS, target_pending)
         self._ended: frozenset[Side] = frozenset()
         # The client's side.
         self._message: tuple[int, bytes] | None = None  # a command that has been cut but waits to be understood
@@ -217,7 +216,7 @@ class Session:
     def receive(self, side: Side, data: bytes) -> None:
         """Take what a side sent."""
         self._leave_fast_lane()
-        frames = self._frames[side]
+        frames = self._client_frames if side is Side.CLIENT else self._target_frames
         frames.feed(data)
         if side is Side.CLIENT and len(frames) > _WAITING_SIZE_MAX:
             raise PeerError("more sent ahead of its turn than is kept")
@@ -254,8 +253,8 @@ class Session:
             or self._must_ask
             or self._pipeline
             or not self._pipeline.is_flushed
-            or len(self._frames[Side.CLIENT])
-            or len(self._frames[Side.TARGET])
+            or len(self._client_frames)
+            or len(self._target_frames)
             or not state.is_plain
         ):
             return None
@@ -378,7 +377,7 @@ class Session:
     @property
     def waiting_bytes(self) -> int:
         """Bytes that have come and are kept: unread ones, and the command that waits to be understood or judged."""
-        waiting = len(self._frames[Side.CLIENT]) + len(self._frames[Side.TARGET])
+        waiting = len(self._client_frames) + len(self._target_frames)
         if self._message is not None:
             waiting += len(self._message[1])
         if self._plan is not None:
@@ -411,7 +410,8 @@ class Session:
 
     def redact(self, command: Command) -> str:
         """The command's text with every literal hidden."""
-        return redact(command.text, hide_literals=True)
+        known = self._readings.find(command.text, self._catalogue, self._state.view())
+        return redact(command.text, hide_literals=True) if known is None else known.hidden
 
     # What the client says.
 
@@ -433,14 +433,15 @@ class Session:
         discarded = effort = 0
         while len(self._pipeline) < _PIPELINE_MAX and effort < _RUN_EFFORT_MAX:
             if self._message is None:
-                header = self._frames[Side.CLIENT].peek()
+                header = self._client_frames.peek()
                 if header is None or not self._may_read(header[0]):
                     break
                 if run and (header[0] in _COMMAND_CODES or header[0] == wire.TERMINATE):
                     break  # what stands before a command goes first, so that the command is the only thing that waits
-                self._message = self._frames[Side.CLIENT].next()
-                if self._message is None:
+                taken = self._client_frames.payload(header[1])
+                if taken is None:
                     break
+                self._message = header[0], taken
             code, payload = self._message
             effort += 1 if code == wire.COPY_DATA else _EFFORT
             if self._is_discarding and code not in (wire.SYNC, wire.TERMINATE):
@@ -495,8 +496,9 @@ class Session:
 
     def _client_end(self) -> Event | None:
         """An end of stream counts once everything before it is answered, as far as it will be."""
-        is_waiting = self._pipeline.awaits_ready or self._pipeline.barriers
-        if Side.CLIENT in self._ended and not self._has_left and not is_waiting:
+        if not self._ended or Side.CLIENT not in self._ended or self._has_left:
+            return None
+        if not (self._pipeline.awaits_ready or self._pipeline.barriers):
             self._has_left = True
             return Left(Side.CLIENT, 0)
         return None
@@ -1051,13 +1053,13 @@ class Session:
         if self._own:
             words = self._own[0]
             return Own(Side.TARGET, 0, words.purpose, words.shown)
-        if Side.TARGET in self._ended:
+        if self._ended and Side.TARGET in self._ended:
             return Left(Side.TARGET, 0)
         return None
 
     def _read_target(self) -> None:
         """Turn what has arrived into what the client shall receive, up to the second command that is completed."""
-        frames = self._frames[Side.TARGET]
+        frames = self._target_frames
         while self._last_word is None:
             if self._streamed is not None:
                 if not self._take_piece(frames, self._streamed):
@@ -1073,10 +1075,10 @@ class Session:
                 if not self._take_rows(frames, code, size):
                     return
                 continue
-            message = frames.next()
-            if message is None:
+            payload = frames.payload(size)
+            if payload is None:
                 return
-            self._take_answer(*message)
+            self._take_answer(code, payload)
 
     def _skip(self, number: int) -> None:
         if self._skipped is None:
