@@ -141,6 +141,11 @@ class Client:
         assert not self._thread.is_alive(), f"no answer within {seconds:g} seconds"
         return self._outcome[0]
 
+    def settle(self) -> None:
+        """Wait until no command is under way: libpq is not to lose its connection under a thread that reads from it."""
+        if self._thread is not None:
+            self._thread.join(DEADLINE_SECONDS)
+
     def cancel(self) -> None:
         with self._scene.inside(Place.EXECUTOR):
             self.connection.cancel_safe(timeout=5)
@@ -199,6 +204,7 @@ class Scene:
         for one in self._clients:
             with suppress(psycopg.Error, OSError):
                 one.break_off()
+            one.settle()
             one.connection.close()
         self._clients.clear()
 
