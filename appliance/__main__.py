@@ -27,11 +27,13 @@ PROTOCOLS: Final = frozenset({"postgres", "redis"})
 
 def inspectors() -> dict[str, InspectorMaker]:
     """The table of protocols, with what the flows of one worker share."""
+    from appliance.masking.detectors import prepare
     from appliance.protocols.postgres.inspector import PostgresInspector
     from appliance.protocols.postgres.readings import ReadingRoom
     from appliance.protocols.redis.inspector import RedisInspector
     from appliance.sql.analysis import read
 
+    prepare()
     readings = ReadingRoom(read, _READ_HERE_MAX)
 
     def postgres(facts: FlowFacts) -> PostgresInspector:

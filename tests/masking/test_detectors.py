@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.decisions import Mask, ValueMask
-from appliance.masking.detectors import Detectors, pattern_fault
+from appliance.masking.detectors import _ODD, Detectors, pattern_fault
 
 ALL = Detectors(
     (
@@ -227,6 +227,14 @@ def test_no_masks_mean_no_change() -> None:
     assert none.is_empty
     assert none.clean(data) is data
     assert none.clean_binary(20, data) is data
+
+
+def test_every_unusual_digit_separator_and_sign_is_a_reason_to_look() -> None:
+    odd = [chr(code) for code in range(0x80, 0x110000) if not 0xD800 <= code < 0xE000 and _ODD.match(chr(code))]
+    assert len(odd) > 600
+    assert [character for character in odd if not ALL.may_hold(f"harmless {character}".encode())] == []
+    # What other writing needs is none.
+    assert not ALL.may_hold("“it’s” naïve, Ελλάδα, Привет, 漢字, かな, 한국어".encode())
 
 
 PIECES = st.lists(
