@@ -19,8 +19,8 @@ STEP_SECONDS = 0.001
 ALONE_SECONDS = 0.02
 """A step while nobody else is there: what control says, timers and the agent's own other flows wait no longer than this."""
 
-ARRIVALS_PER_SECOND = 200
-ARRIVALS_AT_ONCE = 400
+ARRIVALS_PER_SECOND = 50
+ARRIVALS_AT_ONCE = 100
 """Connections of one agent that a worker takes up while others are there, at length and at once. Each costs about as much
 as ten commands, before its client has said who it is."""
 
