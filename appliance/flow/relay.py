@@ -297,8 +297,8 @@ class Relay:
         self._guarded(self._pump)
         self._share.spend(perf_counter() - began)
         while came and not self._is_over:
-            if self._put_off is not None or perf_counter() - began >= self._share.step_seconds:
-                self._wait_for_turn().extend(came)
+            if self._put_off is not None:
+                self._put_off.extend(came)
                 break
             side, data = came.popleft()
             if data is None:
@@ -306,6 +306,8 @@ class Relay:
             else:
                 self._put_off_bytes -= len(data)
                 self._take(side, data)
+            if came and self._put_off is None and perf_counter() - began >= self._share.step_seconds:
+                self._wait_for_turn()
         if not self._is_over:
             self._tell_kept()
             self._steer_reading(Side.CLIENT)

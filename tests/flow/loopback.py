@@ -7,6 +7,7 @@ asks of the desk and of control for the test to answer.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from appliance.errors import UnavailableError
 from appliance.flow.gate import Gate, Question
 from appliance.flow.leg import Leg
 from appliance.flow.relay import Relay
+from appliance.flow.shares import Shares
 from appliance.flow.verdicts import ActivePolicy
 from appliance.parties import Endpoint, Phase, Principal, Scope, Side
 from appliance.policy.reading import read_policy
@@ -36,7 +38,13 @@ rules:
 
 
 class Flows:
-    """Implements flow.relay.FlowServices. `target` is how the test answers: it is given the reader and the writer."""
+    """Implements flow.relay.FlowServices. `target` is how the test answers: it is given the reader and the writer.
+
+    `others` agents beside the flows' own make them wait for their turns; `alone_seconds` is a step while there are none.
+    """
+
+    others = 0
+    alone_seconds = math.inf
 
     def __init__(
         self,
@@ -87,7 +95,11 @@ class Flows:
         self._count += 1
         inspector = self._make()
         host, port = self._servers[1].sockets[0].getsockname()
-        relay = Relay(f"flow-{self._count}", Endpoint(host, port), self, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        shares = Shares(loop.call_soon, self.alone_seconds)
+        relay = Relay(f"flow-{self._count}", Endpoint(host, port), self, loop, shares.enter("bot"))
+        for other in range(self.others):
+            shares.enter(f"other-{other}")
         self.relays.append(relay)
         principal = Principal("bot", Phase.EXECUTE, frozenset(), "source address")
         scope = Scope("echo", self._protocol)

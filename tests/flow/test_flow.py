@@ -36,6 +36,14 @@ def run(scene: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scene, 60))
 
 
+@pytest.fixture(autouse=True, params=["alone", "others"])
+def company(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every flow is as it is, whether it does all at once or has to wait for its turn after every single step."""
+    if request.param == "others":
+        monkeypatch.setattr(Flows, "others", 1)
+        monkeypatch.setattr("appliance.flow.shares.STEP_SECONDS", 0.0)
+
+
 async def soon(awaited: Awaitable[Any]) -> Any:
     return await asyncio.wait_for(awaited, SECONDS)
 
