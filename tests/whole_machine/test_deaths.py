@@ -219,7 +219,7 @@ def test_a_changed_policy_reaches_running_sessions_and_a_broken_one_does_not(sce
 def test_what_is_undone_of_the_catching_is_put_back_and_nothing_passes_meanwhile(scene: Scene, harm: str) -> None:
     client = scene.client()
     before = rules(scene)
-    told = scene.log().count("CATCHING WAS UNDONE AND IS PUT BACK")
+    told = scene.log().count("catching was undone and is put back")
     ear = Ear(scene)
     done = scene.lab.run_in(Place.APPLIANCE, ["sh", "-c", harm])
     assert done.returncode == 0, done.stderr
@@ -229,7 +229,7 @@ def test_what_is_undone_of_the_catching_is_put_back_and_nothing_passes_meanwhile
         with scene.socket(Place.EXECUTOR, socket.AF_INET) as one:
             one.settimeout(0.1)
             one.connect_ex((TARGET.ipv4, 9))
-        return scene.log().count("CATCHING WAS UNDONE AND IS PUT BACK") > told
+        return scene.log().count("catching was undone and is put back") > told
 
     until(is_put_back, 5)
     assert time.monotonic() - began < 3
