@@ -16,7 +16,19 @@ from typing import Any, Protocol
 
 from appliance.decisions import Approved, Expired, Hold, Modified, Rejected, Verdict, Withdrawn
 from appliance.errors import AmendmentError, PeerError, RecordingError, RefusedByControlError, UnavailableError
-from appliance.events import Cancelling, Command, Event, Finished, Left, NeedData, NotUnderstood, Opening, Own, Passage
+from appliance.events import (
+    NEED_DATA,
+    Cancelling,
+    Command,
+    Event,
+    Finished,
+    Left,
+    NeedData,
+    NotUnderstood,
+    Opening,
+    Own,
+    Passage,
+)
 from appliance.flow.gate import STANDING, Gate
 from appliance.flow.gate import Question as DeskQuestion
 from appliance.flow.leg import Leg
@@ -364,7 +376,7 @@ class Relay:
     def _receive(self, side: Side, data: bytes) -> None:
         assert self._inspector is not None
         self._inspector.receive(side, data)
-        self._pump()
+        self._pump(side)
         if self._held or self._questions:
             state = self._side(side)
             state.waiting_bytes += len(data)
@@ -384,9 +396,9 @@ class Relay:
         self._inspector.end(side)
         self._pump()
 
-    def _pump(self) -> None:
-        """Carry out every event, or as many as a turn allows. One side's may free the other's, so both are asked until
-        neither has any."""
+    def _pump(self, side: Side = Side.CLIENT) -> None:
+        """Carry out every event, or as many as a turn allows; those of `side` first. One side's may free the other's, so
+        both are asked until neither has any."""
         if self._is_pumping or self._put_off is not None:
             return
         until = perf_counter() + self._share.step_seconds
@@ -394,22 +406,19 @@ class Relay:
         assert inspector is not None
         self._is_pumping = True
         try:
-            is_quiet = False
-            while not is_quiet and not self._is_over:
-                is_quiet = True
-                for side in (Side.CLIENT, Side.TARGET):
-                    while not self._is_over:
-                        event = inspector.next_event(side)
-                        if isinstance(event, NeedData):
-                            break
-                        is_quiet = False
-                        self._carry(event)
-                        if perf_counter() >= until:
-                            self._wait_for_turn()
-                            break
-                    if self._put_off is not None:
-                        is_quiet = True
-                        break
+            quiet = 0
+            while quiet < 2 and not self._is_over:
+                event = inspector.next_event(side)
+                if event is NEED_DATA:
+                    quiet += 1
+                    side = side.other
+                    continue
+                assert not isinstance(event, NeedData)
+                quiet = 0
+                self._carry(event)
+                if perf_counter() >= until:
+                    self._wait_for_turn()
+                    break
         finally:
             self._is_pumping = False
         if not self._is_over:

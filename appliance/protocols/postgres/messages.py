@@ -178,12 +178,17 @@ class Framer:
         header = self.peek()
         if header is None:
             return None
-        code, size = header
-        start = self._at + 5
-        if len(self._data) - start < size:
+        payload = self.payload(header[1])
+        return None if payload is None else (header[0], payload)
+
+    def payload(self, size: int) -> bytes | None:
+        """Take the message that `peek` showed, of that payload size; None while it is not all there."""
+        data, start = self._data, self._at + 5
+        end = start + size
+        if len(data) < end:
             return None
-        self._at = start + size
-        return code, bytes(memoryview(self._data)[start : self._at])
+        self._at = end
+        return data[start:end] if isinstance(data, bytes) else bytes(memoryview(data)[start:end])
 
     def take_run(self, code: int, size_max: int) -> tuple[bytes, int]:
         """The whole messages of one type that come next and are all there, headers included, as they came, and how many

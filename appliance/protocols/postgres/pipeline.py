@@ -128,10 +128,12 @@ class Pipeline:
     @property
     def is_quiet(self) -> bool:
         """Something in it touches masked values, so that what the target says may carry them."""
-        return any(entry.obligations.quiet for entry in self._entries or ())
+        return self._entries is not None and any(entry.obligations.quiet for entry in self._entries)
 
     def copy_entry(self) -> Entry | None:
         """The entry that copies in, which is the last one, because nothing but its data passes behind it."""
+        if not self.barriers:  # each that copies is one
+            return None
         for entry in reversed(self._entries or ()):
             if entry.copy is not CopyIn.NONE:
                 return entry
