@@ -88,6 +88,8 @@ def test_json_is_a_list_of_objects_with_these_keys() -> None:
 def test_the_metrics_are_these_with_these_units() -> None:
     assert {metric.value: metric.unit for metric in Metric} == {
         "latency": "us",
+        "latency_p95": "us",
+        "latency_p99": "us",
         "throughput": "1/s",
         "cpu_per_transaction": "us",
         "rss": "MiB",
