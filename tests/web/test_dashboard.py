@@ -493,3 +493,22 @@ def test_many_pages_of_one_browser_share_what_they_hear(stage: Stage) -> None:
     stage.hold("delete from staging where id = 17")
     for page in pages[1:]:
         expect(page.locator("#rows")).to_contain_text("id = 17")
+
+
+def test_what_answers_a_form_is_renewed_at_its_own_address(stage: Stage) -> None:
+    page = stage.page("adam", "/policy")
+    page.locator(".try summary").click()
+    page.fill("[name=database]", "shop")
+    page.fill("[name=command]", "delete from payroll")
+    page.get_by_role("button", name="Explain").click()
+    expect(page.locator("#answer")).to_contain_text("payroll")
+    assert page.url == stage.address + "/policy"
+    _, case = stage.hold("delete from staging where id = 18")
+    page = opened(stage, "dana", "id = 18")
+    page.evaluate("document.querySelector('#approve [name=seen]').value = '0'.repeat(64)")
+    page.keyboard.press("a")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("not what you were shown")
+    assert page.url == f"{stage.address}/approvals/{case['id']}"
+    stage.scene.answer("reject", case, reason="enough")
+    expect(page.locator(".outcome")).to_contain_text("Rejected by root")

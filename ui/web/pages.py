@@ -150,6 +150,8 @@ async def inbox(
         settled=found["settled"],
         chosen=chosen,
         one=shown,
+        # What an answer to a form shows has this address, at which it can be had again.
+        itself=f"/approvals/{chosen}" if trouble else "",
         done=done if done in ("approved", "rejected", "modified") and shown is not None and shown["outcome"] == done else "",
         trouble=trouble,
     )
@@ -164,7 +166,17 @@ async def policy_page(house: House, who: Visit, **tried: Any) -> HTMLResponse:
         _if_known(house, who, "resources.list"),
     )
     given: dict[str, Any] = {"asked": None, "answer": None, "trouble": "", "said": ""} | tried
-    return house.page("policy.html", who, **nav, at="policy", policy=found, agents=agents, resources=resources, **given)
+    return house.page(
+        "policy.html",
+        who,
+        **nav,
+        at="policy",
+        policy=found,
+        agents=agents,
+        resources=resources,
+        itself="/policy" if tried else "",
+        **given,
+    )
 
 
 async def people_page(house: House, who: Visit, **told: Any) -> HTMLResponse:

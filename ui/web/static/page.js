@@ -6,6 +6,9 @@
   const $$ = (selector, inside = document) => [...inside.querySelectorAll(selector)];
   const isTyping = (element) => element?.matches?.("input:not([type=checkbox]), textarea, select") ?? false;
 
+  // A page that answers a form is renewed at its own address, not at the form's.
+  if (document.body.dataset.itself) history.replaceState(null, "", document.body.dataset.itself);
+
   // ---- Time. The server's clock counts; the browser's may be wrong.
   let ahead = Number(document.body.dataset.now || 0) * 1000 - Date.now();
   if (!document.body.dataset.now) ahead = 0;
@@ -41,34 +44,43 @@
   const remember = (root) => { for (const child of $$("[data-live] > [data-key]", root)) said.set(child, child.outerHTML); };
   const announce = (text) => put($("#said"), text);
 
+  // The element stays (an address may lead to it), what it says is new; what somebody unfolded stays unfolded.
+  function become(mine, next) {
+    const had = mine.contains(document.activeElement) ? document.activeElement : null;
+    const folds = $$("details", next);
+    $$("details", mine).forEach((fold, number) => { if (fold.open && folds[number]?.id === fold.id) folds[number].open = true; });
+    for (const { name } of [...mine.attributes]) if (!next.hasAttribute(name)) mine.removeAttribute(name);
+    for (const { name, value } of next.attributes) if (mine.getAttribute(name) !== value) mine.setAttribute(name, value);
+    mine.replaceChildren(...next.childNodes);
+    if (had) ((had.id && $(`#${CSS.escape(had.id)}`)) || $("a, button, summary", mine) || mine).focus({ preventScroll: true });
+  }
+
   function reconcile(region, wanted) {
     const have = new Map([...region.children].map((child) => [child.dataset.key, child]));
     const fresh = [];
+    // What became of a form is said on the page that answered it alone, and stays until somebody moves on.
+    const isKept = (child) => "keep" in child.dataset;
     let place = region.firstElementChild;
     for (const child of [...wanted.children]) {
+      while (place && isKept(place) && have.has(place.dataset.key)) place = place.nextElementSibling;
       const html = child.outerHTML;
-      let mine = have.get(child.dataset.key);
+      const mine = have.get(child.dataset.key);
       have.delete(child.dataset.key);
       if (mine === undefined || said.get(mine) !== html) {
         const next = document.importNode(child, true);
-        said.set(next, html);
         if (mine === undefined) {
+          said.set(next, html);
           region.insertBefore(next, place);
           fresh.push(next);
-        } else {
-          const had = mine.contains(document.activeElement) ? document.activeElement : null;
-          for (const open of $$("details[open]", mine)) { const same = open.id && next.querySelector(`#${CSS.escape(open.id)}`); if (same) same.open = true; }
-          if (place === mine) place = next;
-          mine.replaceWith(next);
-          if (had) ((had.id && $(`#${CSS.escape(had.id)}`)) || $("a, button, summary", next) || next).focus({ preventScroll: true });
-          mine = next;
+          continue;
         }
-        if (mine === undefined) continue;
+        become(mine, next);
+        said.set(mine, html);
       }
       if (mine !== place) region.insertBefore(mine, place);
       place = mine.nextElementSibling;
     }
-    for (const gone of have.values()) gone.remove();
+    for (const gone of have.values()) if (!isKept(gone)) gone.remove();
     return fresh;
   }
 
@@ -196,6 +208,7 @@
     let page;
     try { page = await load(address); } catch { location.assign(address); return; }
     if (!isBack) history.pushState(null, "", address);
+    for (const kept of $$("[data-keep]")) kept.remove();
     title = page.title;
     $("#split")?.classList.toggle("has-chosen", page.querySelector("#split")?.classList.contains("has-chosen") ?? false);
     const panel = $("#panel");
