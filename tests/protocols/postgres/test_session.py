@@ -14,13 +14,14 @@ from appliance.effects import Kind, Thing
 from appliance.errors import AmendmentError, PeerError
 from appliance.events import Command, Finished, Left, NotUnderstood, Own, Passage
 from appliance.parties import Side
-from appliance.protocols.inspector import CatalogueQuestion, Question
+from appliance.protocols.inspector import CatalogueQuestion, Question, ReadingQuestion
 from appliance.protocols.postgres import messages as wire
 from appliance.protocols.postgres.inspector import PostgresInspector
-from appliance.protocols.postgres.readings import ReadingCache
+from appliance.protocols.postgres.readings import ReadingRoom
 from appliance.settings import ClientTls, TargetTls, TlsSettings
 from appliance.sql.analysis import read
 from appliance.sql.catalogue import Catalogue, Relation, TableColumn
+from appliance.sql.reading import SessionView
 from tests.protocols.postgres.driver import ALLOW, RULE, Driver, hold, refuse
 from tests.protocols.postgres.raw_client import short_all
 
@@ -78,10 +79,17 @@ def own_parse(number: int) -> bytes:
     return wire.Parse("sluicegate_refusal", f"SLUICEGATE REFUSED COMMAND {number}").build()
 
 
-def session(policy: Callable[[Command], Verdict], catalogue: object = CATALOGUE) -> Driver:
-    """A flow that has just become a session."""
+def session(
+    policy: Callable[[Command], Verdict],
+    catalogue: object = CATALOGUE,
+    here_max: int | None = None,
+    elsewhere: Callable[[str, Catalogue, SessionView], object] = read,
+) -> Driver:
+    """A flow that has just become a session. Texts of more than `here_max` characters are read `elsewhere`."""
 
     def answering(question: Question) -> object:
+        if isinstance(question, ReadingQuestion):
+            return elsewhere(question.text, question.catalogue, question.session)
         return catalogue if isinstance(question, CatalogueQuestion) else "agent"
 
     inspector = PostgresInspector(
@@ -89,7 +97,7 @@ def session(policy: Callable[[Command], Verdict], catalogue: object = CATALOGUE)
         placeholder=None,
         random=bytes,
         own_key=b"\0\0\0\1own!",
-        readings=ReadingCache(read),
+        readings=ReadingRoom(read, here_max).of("x"),
     )
     driver = Driver(inspector, policy, answering)
     driver.receive(CLIENT, wire.StartupMessage(3, 0, (("user", "x"), ("database", "shop"))).build())
@@ -235,10 +243,10 @@ TRANSCRIPTS: dict[str, Transcript] = {
 
 
 @pytest.mark.parametrize("name", TRANSCRIPTS)
-@pytest.mark.parametrize("way", ["whole", "byte by byte", "with trailing data"])
+@pytest.mark.parametrize("way", ["whole", "byte by byte", "with trailing data", "read elsewhere"])
 def test_transcript(name: str, way: str) -> None:
     policy, steps, received, sent = TRANSCRIPTS[name]
-    driver = session(policy)
+    driver = session(policy, here_max=0 if way == "read elsewhere" else None)
     for side, data in steps:
         if way == "byte by byte":
             for at in range(len(data)):
@@ -380,6 +388,29 @@ def test_what_stands_for_a_refusal_is_an_event_of_its_own() -> None:
     driver.receive(CLIENT, query("delete from customers where name = 'secret'"))
     assert [event.shown for event in driver.recorded if isinstance(event, Own)] == ["SLUICEGATE REFUSED COMMAND 1"]
     assert b"secret" not in driver.taken_by_target()
+
+
+def test_short_texts_are_read_here_and_long_ones_elsewhere_once() -> None:
+    asked: list[str] = []
+
+    def elsewhere(text: str, catalogue: Catalogue, view: SessionView) -> object:
+        asked.append(text)
+        return read(text, catalogue, view)
+
+    driver = session(allow, here_max=20, elsewhere=elsewhere)
+    long = "select 1 as a_name_that_is_long"
+    driver.receive(CLIENT, query("select 1") + query(long))
+    assert asked == [long]
+    assert [command.text for command in driver.commands()] == ["select 1", long]
+    assert driver.commands()[1].effects == read(long, CATALOGUE, SessionView(("public",))).effects
+
+
+def test_a_text_that_nobody_reads_ends_the_flow_and_does_not_run() -> None:
+    driver = session(allow, here_max=0, elsewhere=lambda *_: None)
+    driver.receive(CLIENT, query("select 1"))
+    assert short_all(driver.taken_by_client())[-1] == "E 57P03"
+    assert driver.taken_by_target() == wire.Terminate().build() or not driver.taken_by_target()
+    assert driver.closed == "the gateway cannot read long statements"
 
 
 def test_no_catalogue_no_session() -> None:
