@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from lab import shift
 from lab.laboratory import REPOSITORY, Lab
 from lab.machines import TARGET, LabError, Place
 
@@ -41,8 +43,8 @@ class Demo:
         self._lab = lab
         self.outcomes: list[Outcome] = []
 
-    def play(self, pause: Callable[[], None] = lambda: None) -> None:
-        """All steps, in order; the last two take the appliance away, and `pause` comes before them."""
+    def play(self) -> None:
+        """All steps, in order; the last one kills the appliance."""
         self._masked_read()
         self._planner_write()
         self._dropped_database()
@@ -53,7 +55,6 @@ class Demo:
         self._protected_table()
         self._other_port()
         self._recording()
-        pause()
         self._killed()
 
     def _masked_read(self) -> None:
@@ -213,11 +214,6 @@ class Demo:
         print(f"{mark} {title}\n       expected: {expected}\n       seen:     {seen}", flush=True)
 
 
-def _look(lab: Lab) -> None:
-    print(f"\n{lab.run_sluicegate('dashboard').stdout.strip()}")
-    input("look at the dashboard; Enter goes on with what happens when the appliance is killed ")
-
-
 def _last(said: str) -> str:
     """The telling line of what psql printed: its error, else its last line with something in it."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
@@ -229,33 +225,57 @@ def _last(said: str) -> str:
 
 
 def main() -> int:
-    """Play it; with CHECK=1 in the environment the exit code says whether all went as expected."""
+    """Play it, and leave the lab with agents at work. With CHECK=1 in the environment nothing is left, and the exit code
+    says whether all went as expected."""
     parser = argparse.ArgumentParser(
-        prog="./run demo", description="Play a planner and an executor against a governed shop."
+        prog="./run demo",
+        description="Play a planner and an executor against a governed shop, then leave it running to be looked at.",
     )
-    parser.add_argument("--keep", action="store_true", help="leave the lab up afterwards")
-    parser.add_argument("--look", action="store_true", help="stop before the end, so that you can look at the dashboard")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--end", action="store_true", help="leave nothing running afterwards")
+    chosen.add_argument("--down", action="store_true", help="end what an earlier demo has left running, and do no more")
     arguments = parser.parse_args()
+    is_check = os.environ.get("CHECK") == "1"
     lab = Lab(os.environ.get("SLUICEGATE_LAB", "demo"))
+    if arguments.down:
+        lab.down()
+        return 0
     print("building three machines: an executor, the appliance, and a target with PostgreSQL 15", flush=True)
     lab.up()
+    demo = Demo(lab)
+    is_left = False
     try:
-        listening = lab.open_dashboard()
-        address = "{}:{}".format(*listening.getsockname())
-        lab.configure(Path(REPOSITORY) / "policies" / "example", dashboard={"listen": address})
-        print("starting the appliance", flush=True)
-        with listening:
+        with lab.open_dashboard() as listening:
+            address = "{}:{}".format(*listening.getsockname())
+            lab.configure(Path(REPOSITORY) / "policies" / "example", dashboard={"listen": address})
+            print("starting the appliance", flush=True)
             lab.start_appliance(dashboard=listening)
-        print(f"the dashboard is at https://{address} of this machine")
-        print(f"the executor's psql goes to {TARGET.ipv4}:5432, as it always did\n", flush=True)
-        demo = Demo(lab)
-        demo.play(lambda: _look(lab) if arguments.look else None)
+            print(f"the executor's psql goes to {TARGET.ipv4}:5432, as it always did\n", flush=True)
+            demo.play()
+            good = sum(outcome.is_as_expected for outcome in demo.outcomes)
+            print(f"\ndemo: {good} of {len(demo.outcomes)} outcomes as expected", flush=True)
+            if not (is_check or arguments.end):
+                _leave(lab, listening)
+                is_left = True
     finally:
-        if not arguments.keep:
+        if not is_left:
             lab.down()
-    good = sum(outcome.is_as_expected for outcome in demo.outcomes)
-    print(f"\ndemo: {good} of {len(demo.outcomes)} outcomes as expected")
-    return 1 if os.environ.get("CHECK") == "1" and good < len(demo.outcomes) else 0
+    return 1 if is_check and good < len(demo.outcomes) else 0
+
+
+def _leave(lab: Lab, dashboard: socket.socket) -> None:
+    """Start the killed appliance again, put agents to work, and say where a person can look and answer."""
+    lab.start_appliance(dashboard=dashboard)
+    shift.begin(lab)
+    said = lab.run_sluicegate("dashboard")
+    print(
+        f"\nThe appliance is up again, and agents are at work: three statements wait for your answer.\n\n"
+        f"{(said.stdout or said.stderr).strip()}\n\n"
+        f"In a terminal:   ./run lab shell appliance --name {lab.name}    then: sluicegate approvals list\n"
+        f'As the agent:    ./run lab shell executor --name {lab.name}     then: psql -c "delete from staging"\n'
+        f"It ends by itself in {shift.MINUTES} minutes, or now:   ./run demo --down",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
