@@ -71,9 +71,10 @@ class Share:
         """It has worked for so long. Not counted while nobody else is there to wait for it."""
         if not self._shares.has_several:
             return
-        if not self.spent:
-            self._shares.note(self)
-        self.spent += seconds
+        if self._shares.has_several:
+            if not self.spent:
+                self._shares.note(self)
+            self.spent += seconds
 
     def wait(self, step: Step) -> None:
         """Run `step` when it is the agent's turn again. It takes care itself not to run much longer than step_seconds."""
