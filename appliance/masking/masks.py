@@ -38,6 +38,11 @@ def apply(mask: Mask, value: bytes) -> bytes | None:
     return applying(mask)(value)
 
 
+def is_fixed(mask: Mask) -> bool:
+    """Whether `apply` gives the same for every value."""
+    return mask.kind != "keep_last"
+
+
 def applying(mask: Mask) -> Callable[[bytes], bytes | None]:
     """`apply` for many values under one mask."""
     match mask.kind:

@@ -71,8 +71,9 @@ class Rows:
         self._masks: Mapping[int, Mask] = {}
         self._detectors = detectors
         # What is done with each value of a column, by position in order, each with how many columns stand before it
-        # since the one before; whether anything that is looked for may stand in any other.
-        self._changes: tuple[tuple[int, _Change], ...] = ()
+        # since the one before, and with what is written in place of every value, if it is always the same; whether anything
+        # that is looked for may stand in any other.
+        self._changes: tuple[tuple[int, _Change, bytes | None], ...] = ()
         self._may_hold = False
         # Where values come that are no texts.
         self._binary: frozenset[int] = frozenset()
@@ -85,13 +86,14 @@ class Rows:
         self.fields = fields
         self.is_described = True
         self._masks = masks
-        changes: list[tuple[int, _Change]] = []
+        changes: list[tuple[int, _Change, bytes | None]] = []
         self._may_hold = False
         last = -1
         for position, field in enumerate(fields):
             change = self._change(position, field)
             if change is not None:
-                changes.append((position - last - 1, change))
+                mask = masks.get(position)
+                changes.append((position - last - 1, change, None if mask is None else _written(mask, change)))
                 last = position
             elif self._detectors is not None and not is_innocent(field.type_oid):
                 self._may_hold = True
@@ -231,7 +233,7 @@ class Rows:
             row_end = at + 1 + length
             place = at + _ROW.size
             head, grown = -1, 0
-            for before, change in changes:
+            for before, change, fixed in changes:
                 while before:
                     if place + 4 > row_end:
                         raise PeerError(_SHORT)
@@ -248,21 +250,22 @@ class Rows:
                 value_end = value_at + size
                 if size < 0 or value_end > row_end:
                     raise PeerError(_SHORT)
-                value = run[value_at:value_end]
-                changed = change(value)
-                if changed is not value:
-                    if head < 0:
-                        head = len(parts) + 1
-                        parts += (run[done:at], b"")
-                        done = at + _ROW.size
-                    if changed is None:
-                        parts += (run[done:place], _NULL)
-                        grown -= size
-                    else:
-                        parts += (run[done:place], pack(len(changed)), changed)
-                        grown += len(changed) - size
-                    done = value_end
-                place = value_end
+                if fixed is None:
+                    value = run[value_at:value_end]
+                    changed = change(value)
+                    if changed is value:
+                        place = value_end
+                        continue
+                    written = _NULL if changed is None else pack(len(changed)) + changed
+                else:
+                    written = fixed
+                if head < 0:
+                    head = len(parts) + 1
+                    parts += (run[done:at], b"")
+                    done = at + _ROW.size
+                parts += (run[done:place], written)
+                grown += len(written) - 4 - size
+                done = place = value_end
             if head >= 0:
                 parts[head] = _ROW.pack(code, length + grown, count)
             at = row_end
@@ -364,6 +367,14 @@ def _values(run: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
         at += size
     if at != end:
         raise PeerError("a DataRow message with bytes behind its last field")
+
+
+def _written(mask: Mask, change: _Change) -> bytes | None:
+    """What a masked value becomes, with its length, if it becomes the same whatever it is."""
+    if change is not _nothing and not masks.is_fixed(mask):
+        return None
+    shown = change(b"")
+    return _NULL if shown is None else _SIZE.pack(len(shown)) + shown
 
 
 def _nothing(_: bytes) -> None:
