@@ -52,5 +52,5 @@ def test_a_command_that_is_none_is_an_error(words: list[str]) -> None:
 
 def test_help_names_every_command() -> None:
     done = subprocess.run([str(ROOT / "run"), "--help"], check=True, capture_output=True, text=True)
-    for command in ("setup", "demo", "test", "check", "bench", "bypasses", "lab"):
+    for command in ("setup", "sluicegate", "demo", "test", "check", "bench", "bypasses", "lab"):
         assert f"\n  {command} " in done.stdout
