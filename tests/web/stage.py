@@ -21,6 +21,8 @@ from tests.whole_machine.scene import Client, Scene
 
 PASSWORD: Final = "a password of one's own"
 ROLES: Final = {"vera": "viewer", "dana": "approver", "adam": "administrator"}
+# How long a browser on a busy machine may take for anything.
+PATIENCE_SECONDS: Final = 30.0
 # Quietly: no sandbox as root, nothing that goes anywhere by itself.
 BROWSER: Final = ("--no-sandbox", "--disable-quic", "--disable-background-networking", "--no-first-run")
 # What tries to run wherever it gets to be markup, an attribute, a script's text or an address.
@@ -188,7 +190,7 @@ class Stage:
                 ]
             )
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(PATIENCE_SECONDS * 1000)
         page.on("console", lambda message: self._note(message))
         page.on("pageerror", lambda error: self.reported.append(f"script: {error}"))
         page.goto(self.address + path)

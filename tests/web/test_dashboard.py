@@ -15,10 +15,11 @@ import psycopg
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.web.stage import PASSWORD, PAYLOAD, Caller, Stage, first_password, play
+from tests.web.stage import PASSWORD, PATIENCE_SECONDS, PAYLOAD, Caller, Stage, first_password, play
 from tests.whole_machine.scene import until
 
 pytestmark = pytest.mark.real
+expect.set_options(timeout=PATIENCE_SECONDS * 1000)
 
 PAGES = ("/approvals", "/flows", "/flows?show=live", "/policy", "/health")
 

@@ -56,6 +56,38 @@ def test_a_letter_of_another_alphabet_in_a_name_is_marked() -> None:
     assert "Z\u00fcrich" in shown, "a value may be in any language"
 
 
+@pytest.mark.parametrize(
+    ("text", "runs"),
+    [
+        ("select 1 --\rdelete from x", "delete"),
+        ("select 2*/* ' */ (delete from x) /* ' */", "delete"),
+        ("select E'a\\'', delete --'", "delete"),
+        ("select 1 as a$, b$ from t; delete from u; select 1 as a$, b$", "delete"),
+        ("select 1 -- a\ndelete from x", "delete"),
+    ],
+)
+def test_what_runs_is_coloured_neither_as_a_comment_nor_as_a_string(text: str, runs: str) -> None:
+    for shown in (texts.statement(text), texts.one_line(text)):
+        assert f'<span class="q-keyword">{runs}</span>' in shown
+
+
+@pytest.mark.parametrize("text", ["select 1 -- a\ndelete from x", "del a'b\nset c"])
+def test_a_line_that_ends_a_comment_is_seen_to_end_on_one_line(text: str) -> None:
+    assert "↵" in bare(texts.one_line(text))
+    assert "↵" not in bare(texts.one_line("select 1\nfrom x"))
+
+
+def test_a_mark_that_is_drawn_over_letters_is_shown_by_its_number() -> None:
+    assert bare(texts.statement("select 'a\u0336b'")) == "select 'aU+0336b'"
+    assert bare(texts.visible("a" + "\u0301" * 3)) == "a" + "\u0301" * 3
+    assert bare(texts.visible("a" + "\u0301" * 9)).endswith("U+0301 ×6")
+
+
+@pytest.mark.parametrize("text", ["a\uff1db", "select 'a' \u037e", "\u0430" + " " * texts.COLOURED_CHARACTERS_MAX])
+def test_what_passes_for_a_sign_outside_strings_is_marked_whatever_the_scanner_makes_of_it(text: str) -> None:
+    assert 'class="foreign"' in texts.statement(text)
+
+
 def test_a_hidden_value_is_seen_to_be_hidden() -> None:
     for text in ("select ••• from x", "select '•••'", "-- •••"):
         assert texts.statement(text).count('class="hidden-value"') == 1, text
@@ -92,7 +124,7 @@ def test_no_template_puts_an_unescaped_text_into_an_attribute() -> None:
 
 
 def test_long_statements_take_no_long_time_and_none_is_cut_in_silence() -> None:
-    for text in ("(" * 500_000, "a " * 300_000, "'" * 100_001, "/*" * 50_000, "select " + "1," * 9_000):
+    for text in ("(" * 500_000, "a " * 300_000, "'" * 100_001, "/*" * 50_000, "\u0430\u202e" * 200_000):
         began = time.monotonic()
         shown = texts.statement(text)
         assert time.monotonic() - began < 2
