@@ -115,6 +115,13 @@ def _is_innocent(text: str) -> bool:
         return False
 
 
+def tokens_of(text: str) -> list[tuple[str, str]] | None:
+    """All parts of the text in order as the server's scanner cuts it: the grammar's name for each token, "" for white space,
+    and what stands there. None where it does not cover the text, or would take too long over it."""
+    parts = _cut(text)
+    return None if parts is None else [(part.name, part.text) for part in parts if part.text]
+
+
 def _cut(text: str) -> list[_Part] | None:
     """The text's tokens with the white space between them, or None where the scanner does not cover it whole."""
     if is_costly_to_scan(text):

@@ -17,15 +17,23 @@ from typing import Any, Final
 
 from markupsafe import Markup, escape
 from pygments.lexers.data import YamlLexer
-from pygments.lexers.sql import PostgresLexer
-from pygments.token import Comment, Keyword, Literal, Name, Number, Operator, Punctuation, String, _TokenType
+from pygments.token import Comment, Literal, Name, Punctuation, _TokenType
 
-from appliance.sql.redaction import HIDDEN
+from appliance.sql.redaction import HIDDEN, tokens_of
 
 # What is longer is shown in one colour: cutting it into tokens would take long, and nobody reads it all.
 COLOURED_CHARACTERS_MAX: Final = 20_000
 SHOWN_CHARACTERS_MAX: Final = 200_000
+# Of a text with marks in it: each takes a hundred characters of markup, and time.
+MARKED_CHARACTERS_MAX: Final = 40_000
 LINE_CHARACTERS_MAX: Final = 160
+# Of a listed text no more than this is looked at.
+LISTED_CHARACTERS_MAX: Final = 4_000
+# Markup is many times as long as a text with much to mark in it, so only that of short ones is kept.
+KEPT_CHARACTERS_MAX: Final = 4_000
+KEPT_MAX: Final = 1024
+# Vietnamese and Hebrew put two on one letter; more of them grow over the lines above and below.
+STACKED_MARKS_MAX: Final = 3
 
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
 # Format characters aside, these have no ink of their own or look like a space that is none.
@@ -34,22 +42,24 @@ _BLANK: Final = frozenset(
     "\u202f\u205f\u2800\u3000\u3164\uffa0"
 )
 _PLAIN = re.compile(r"[\x20-\x7e\n\t]*\Z")
+_WHITE = re.compile(r"[ \t\n]+")
+_SPACES = re.compile(r"[ \t]+")
 _VARIATION: Final = range(0xFE00, 0xFE10)
 _MARKS: Final = re.compile(re.escape(HIDDEN))
 
-_CLASSES: Final[tuple[tuple[_TokenType, str], ...]] = (
-    (Comment, "comment"),
-    (Keyword, "keyword"),
-    (Number, "number"),
-    (String, "string"),
-    (Literal, "string"),
-    (Name.Builtin, "builtin"),
-    (Name, "name"),
-    (Operator, "operator"),
-    (Punctuation, "mark"),
+_HIDDEN_MARK: Final = Markup('<span class="hidden-value" title="a sensitive value is not shown here">{}</span>').format(
+    HIDDEN
 )
-_COLOURS: Final = frozenset({"comment", "keyword", "number", "string", "builtin"})
-_LEXER = PostgresLexer(stripnl=False, ensurenl=False)
+_NEW_LINE: Final = Markup('<span class="new-line" title="a new line"> ↵ </span>')
+
+# The scanner's names; whatever else begins with a letter is a word of the language.
+_KINDS: Final = (
+    dict.fromkeys(("SQL_COMMENT", "C_COMMENT"), "comment")
+    | dict.fromkeys(("SCONST", "USCONST", "BCONST", "XCONST"), "string")
+    | dict.fromkeys(("ICONST", "FCONST", "PARAM"), "number")
+    | dict.fromkeys(("IDENT", "UIDENT", ""), "")
+)
+_COLOURS: Final = frozenset({"comment", "keyword", "number", "string"})
 _YAML = YamlLexer(stripnl=False, ensurenl=False)
 _YAML_CLASSES: Final[tuple[tuple[_TokenType, str], ...]] = (
     (Name.Tag, "keyword"),
@@ -67,65 +77,86 @@ def visible(text: object) -> Markup:
 def _marked(text: str, *, is_name: bool) -> Markup:
     if _PLAIN.match(text):
         return escape(text)
-    return Markup("").join(_character(one, is_name) for one in _grouped(text, is_name))
+    return _HIDDEN_MARK.join(_shown(part, is_name) for part in _MARKS.split(text))
 
 
-def _grouped(text: str, is_name: bool) -> Iterator[str]:
-    """Runs of what needs no mark, and each of the others by itself."""
-    run: list[str] = []
-    for character in text:
-        if _needs_mark(character, is_name):
-            if run:
-                yield "".join(run)
-                run = []
-            yield character
+def _shown(text: str, is_name: bool) -> Markup:
+    """Runs of what needs no mark, and each of the others by itself, or how often it stands there."""
+    shown = []
+    for (sort, character), run in groupby(zip(_sorts(text, is_name), text, strict=True), key=_sort_and_character):
+        letters = "".join(letter for _, letter in run)
+        if sort:
+            shown.append(_mark(sort, character, len(letters)))
         else:
-            run.append(character)
-    if run:
-        yield "".join(run)
+            shown.append(escape(letters))
+    return Markup("").join(shown)
 
 
-def _needs_mark(character: str, is_name: bool) -> bool:
-    if character in "\n\t":
-        return False
-    if unicodedata.category(character) in _UNSEEN or character in _BLANK or ord(character) in _VARIATION:
-        return True
-    return is_name and not character.isascii()
+def _sort_and_character(one: tuple[str, str]) -> tuple[str, str]:
+    return one if one[0] else ("", "")
 
 
-def _character(text: str, is_name: bool) -> Markup:
-    if len(text) > 1 or not _needs_mark(text, is_name):
-        return _with_hidden_values(text)
-    number = f"U+{ord(text):04X}"
-    name = unicodedata.name(text, "control character")
-    if unicodedata.category(text) in _UNSEEN or text in _BLANK or ord(text) in _VARIATION:
-        return Markup('<span class="unseen" title="{} {}">{}</span>').format(number, name, number)
-    return Markup('<span class="foreign" title="{} {}">{}</span>').format(number, name, text)
+def _sorts(text: str, is_name: bool) -> Iterator[str]:
+    """For each character "unseen" (shown by its number), "foreign" (shown as it is, with a mark) or ""."""
+    stacked = 0
+    for character in text:
+        if " " <= character <= "~" or character in "\n\t":
+            stacked = 0
+            yield ""
+            continue
+        category = unicodedata.category(character)
+        stacked = stacked + 1 if category == "Mn" else 0
+        if (
+            category in _UNSEEN
+            or character in _BLANK
+            or ord(character) in _VARIATION
+            # What is drawn over or around the letters before it: struck out by the text itself.
+            or category == "Me"
+            or unicodedata.combining(character) == 1
+            or stacked > STACKED_MARKS_MAX
+        ):
+            yield "unseen"
+        else:
+            yield "foreign" if is_name else ""
 
 
-def _with_hidden_values(text: str) -> Markup:
-    if HIDDEN not in text:
-        return escape(text)
-    mark = Markup('<span class="hidden-value" title="a sensitive value is not shown here">{}</span>').format(HIDDEN)
-    return mark.join(escape(part) for part in _MARKS.split(text))
+@lru_cache(maxsize=KEPT_MAX)
+def _mark(sort: str, character: str, times: int) -> Markup:
+    number = f"U+{ord(character):04X}"
+    name = unicodedata.name(character, "control character")
+    told = character * times if sort == "foreign" else number if times == 1 else f"{number} ×{times}"
+    return Markup('<span class="{}" title="{} {}">{}</span>').format(sort, number, name, told)
 
 
-@lru_cache(maxsize=1024)
 def statement(text: str) -> Markup:
     """A statement, coloured, each line in an element of its own so that lines can be numbered."""
+    return _statement(text) if len(text) > KEPT_CHARACTERS_MAX else _kept_statement(text)
+
+
+@lru_cache(maxsize=KEPT_MAX)
+def _kept_statement(text: str) -> Markup:
+    return _statement(text)
+
+
+def _statement(text: str) -> Markup:
     cut = text[:SHOWN_CHARACTERS_MAX]
+    if not _PLAIN.match(cut):
+        cut = text[:MARKED_CHARACTERS_MAX]
     lines: list[list[Markup]] = [[]]
     for kind, part in _joined(_tokens(cut)):
         for number, piece in enumerate(part.replace("\r\n", "\n").split("\n")):
             if number:
                 lines.append([])
             if piece:
-                shown = _marked(piece, is_name=kind in ("name", "builtin", "keyword"))
-                lines[-1].append(_coloured(kind, shown))
+                lines[-1].append(_piece(kind, piece))
     body = Markup("\n".join(f'<span class="line">{"".join(line)}</span>' for line in lines))
     if len(text) > len(cut):
         body += Markup('\n<span class="cut">and {} characters more</span>').format(f"{len(text) - len(cut):,}")
     return body
+
+
+def _piece(kind: str, text: str) -> Markup:
+    return _coloured(kind, _marked(text, is_name=kind not in ("comment", "string")))
 
 
 def _coloured(kind: str, shown: Markup) -> Markup:
@@ -139,7 +170,7 @@ def _joined(tokens: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         yield kind, "".join(part for _, part in parts)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=KEPT_MAX)
 def yaml(text: str) -> Markup:
     """A rule's source, coloured."""
     if len(text) > COLOURED_CHARACTERS_MAX:
@@ -152,18 +183,40 @@ def yaml(text: str) -> Markup:
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str]]:
-    if len(text) > COLOURED_CHARACTERS_MAX:
+    """Kinds and parts, as the server's own scanner cuts the text: what passes for a comment or a string to another reader,
+    and runs at the server, would deceive whoever reads. Where that is not certain the text has no kinds at all."""
+    parts = None if len(text) > COLOURED_CHARACTERS_MAX else tokens_of(text)
+    if parts is None:
         yield "", text
         return
-    for _, token, part in _LEXER.get_tokens_unprocessed(text):
-        yield next((name for kind, name in _CLASSES if token in kind), ""), part
+    for name, part in parts:
+        yield _KINDS.get(name, "keyword" if part[0].isalpha() else ""), part
 
 
 def one_line(text: object) -> Markup:
     """The beginning of a text on one line, coloured where it is a statement."""
-    flat = " ".join(("" if text is None else str(text))[: LINE_CHARACTERS_MAX * 4].split())
-    cut = flat[:LINE_CHARACTERS_MAX]
-    return statement(cut + ("…" if len(flat) > len(cut) else "")) if cut else Markup("")
+    whole = "" if text is None else str(text)
+    return _one_line(whole) if len(whole) <= KEPT_CHARACTERS_MAX else _one_line(whole[:LISTED_CHARACTERS_MAX] + "…")
+
+
+@lru_cache(maxsize=KEPT_MAX)
+def _one_line(text: str) -> Markup:
+    shown: list[Markup] = []
+    left = LINE_CHARACTERS_MAX
+    before = ""
+    parts = list(_joined(_tokens(text.strip(" \t\n"))))
+    for kind, part in parts:
+        # On one line a comment would seem to go on over what stands on the next, and runs.
+        is_telling = before == "comment" or len(parts) == 1
+        flat = _SPACES.sub(" ", part) if is_telling else _WHITE.sub(" ", part)
+        pieces = [_piece(kind, piece.strip(" ")) for piece in flat[:left].split("\n")]
+        shown.append(_NEW_LINE.join(pieces) if len(pieces) > 1 else _piece(kind, flat[:left]))
+        left -= len(flat)
+        before = kind
+        if left <= 0:
+            break
+    more = "…" if left < 0 else ""
+    return Markup('<span class="line">{}{}</span>').format(Markup("").join(shown), more) if shown else Markup("")
 
 
 # Effects.
