@@ -102,7 +102,7 @@ class DashboardSettings:
     address it listens on. `certificate` and `key` are PEM files that control reads; without them it shows a leaf of our own
     authority. `is_plain`: HTTP without TLS, for a proxy on this machine that ends TLS in front of it."""
 
-    listen: Endpoint | None = Endpoint("127.0.0.1", 8443)
+    listen: Endpoint | None = field(default_factory=lambda: Endpoint("127.0.0.1", 8443))
     names: tuple[str, ...] = ()
     certificate: str | None = None
     key: str | None = None
@@ -121,7 +121,8 @@ class MetricsSettings:
 class Settings:
     """The whole configuration. `policies` are files or folders, absolute. `state` is the folder for recordings and the
     ledger, `run` the one for sockets. `workers` 0 stands for one per core. `hold_seconds` is how long a hold waits where its
-    rule does not say. `log` is one of log.Form. `worker_uid`, `control_uid`, `dashboard_uid`: numeric users of the kinds of process."""
+    rule does not say. `log` is one of log.Form. `worker_uid`, `control_uid`, `dashboard_uid`: numeric users of the kinds of
+    process."""
 
     agents: tuple[AgentSettings, ...]
     resources: tuple[ResourceSettings, ...]
