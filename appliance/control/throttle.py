@@ -39,15 +39,17 @@ class Throttle:
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
 
     def attempt(self, name: str, address: str, now: float) -> float:
-        """Seconds to wait first; 0.0: go on, and it counts as a failure until `succeed` says otherwise."""
-        found = [
-            (self._entry(("name", name), now), NAME_SECONDS_MAX),
-            (self._entry(("address", _neighbourhood(address)), now), ADDRESS_SECONDS_MAX),
-        ]
-        wait = max(entry.until - now for entry, _ in found)
+        """Seconds to wait first; 0.0: go on, and it counts as a failure until `succeed` says otherwise. Without an address,
+        where that is known to be the person's own browser, only the name counts."""
+        limited = {("name", name): NAME_SECONDS_MAX}
+        if address:
+            limited["address", _neighbourhood(address)] = ADDRESS_SECONDS_MAX
+        # Who is refused is not remembered anew, or could make us forget others with names at no cost.
+        wait = max(self._entries[key].until - now if key in self._entries else 0.0 for key in limited)
         if wait > 0:
             return wait
-        for entry, seconds_max in found:
+        for key, seconds_max in limited.items():
+            entry = self._entry(key, now)
             entry.failures += 1
             entry.last = now
             # The exponent is bounded, so that no count of failures makes a number too large.

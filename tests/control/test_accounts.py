@@ -345,6 +345,24 @@ def test_a_good_sign_in_frees_its_name_and_does_not_free_an_address_of_its_other
     assert throttle.attempt("another", "10.0.0.1", 0.0) > 0
 
 
+def test_who_is_slowed_down_cannot_make_it_forget_others() -> None:
+    throttle = Throttle()
+    for number in range(2 * FREE_ATTEMPTS):
+        throttle.attempt("admin", f"10.0.{number}.1", 0.0)
+        throttle.attempt(f"first{number}", "10.9.9.9", 0.0)
+    for number in range(ENTRIES_MAX):
+        assert throttle.attempt(f"name{number}", "10.9.9.9", 0.0) > 0
+    assert throttle.attempt("admin", "10.8.8.8", 0.0) > 0
+
+
+def test_wrong_old_passwords_of_one_keep_nobody_else_from_changing_theirs() -> None:
+    throttle = Throttle()
+    for _ in range(2 * FREE_ATTEMPTS):
+        throttle.attempt("vera", "", 0.0)
+    assert throttle.attempt("vera", "", 0.0) > 0
+    assert throttle.attempt("dana", "", 0.0) == 0.0
+
+
 def test_what_is_remembered_of_guesses_is_bounded() -> None:
     throttle = Throttle()
     for number in range(ENTRIES_MAX):
