@@ -42,9 +42,6 @@ from appliance.ipc.messages import Leaf, Message, Request
 from appliance.recording.index import Wanted
 from appliance.settings import Settings
 
-REQUEST_BYTES_MAX = 8 << 20
-"""Room for a changed command of desk.TEXT_CHARACTERS_MAX characters."""
-
 CHANNELS_MAX = 256
 CHANNELS_PER_USER_MAX = 64
 CALLS_PER_CHANNEL_MAX = 512
@@ -310,7 +307,7 @@ class People:
 
     async def _answer(self, peer: Asker, request: Request, verb: Verb, arguments: Any) -> dict[str, Any]:
         try:
-            asker = self._signed_in(peer, request.session, verb)
+            asker = self._signed_in(peer, request, verb)
             result = await verb.carry_out(self, asker, arguments)
             if verb.waits and asker.session is not None:
                 # What was asked for before a sign-out is not for who is there after it.
@@ -322,17 +319,17 @@ class People:
             return {"ok": False, "reason": str(error), "kind": REFUSED}
         return {"ok": True, "result": result}
 
-    def _signed_in(self, peer: Asker, token: str, verb: Verb) -> Asker:
+    def _signed_in(self, peer: Asker, request: Request, verb: Verb) -> Asker:
         """Who asks for that verb. Raises Refusal where they may not."""
         asker = peer
         if peer.rank is Rank.NOBODY and verb.least is not Rank.NOBODY:
             now = time.time()
-            session, account = self._accounts.find(token, now)
+            session, account = self._accounts.find(request.session, now)
             if account.must_change and not verb.before_change and not session.by_link:
                 raise MustChange("this password was for one time; set your own first")
-            if not verb.waits:
+            if not verb.waits and not request.is_unattended:
                 self._accounts.touch(session, now)
-            asker = Asker(account.person, _RANKS[account.role], token, session, account)
+            asker = Asker(account.person, _RANKS[account.role], request.session, session, account)
         if asker.rank < verb.least:
             raise Forbidden(f"{_WHO_MAY[verb.least]} may do that, and {asker.person.name} may not")
         return asker

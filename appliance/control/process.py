@@ -28,7 +28,7 @@ from appliance.control.health import Health, HealthSources
 from appliance.control.log import Level, log
 from appliance.control.metrics import Metrics, Sources
 from appliance.control.pages import Pages
-from appliance.control.people import REQUEST_BYTES_MAX, People, reserved_names
+from appliance.control.people import People, reserved_names
 from appliance.control.policies import PolicyFolder
 from appliance.control.previewing import Previewing
 from appliance.control.recorder import Recorder
@@ -37,6 +37,7 @@ from appliance.control.workers import Workers
 from appliance.credentials.vault import Vault
 from appliance.errors import RecordingError, SettingErrors, SluicegateError
 from appliance.ipc.channel import serve
+from appliance.ipc.messages import REQUEST_BYTES_MAX
 from appliance.recording.keys import make_or_load
 from appliance.recording.places import Places, lay_out
 from appliance.settings import Settings

@@ -281,14 +281,20 @@ class Failure(Message, frozen=True, tag=True):
 # Command line and dashboard to control (their own socket). Answered by Reply with JSON.
 
 
+REQUEST_BYTES_MAX = 8 << 20
+"""Of a request's frame: room for a changed command of desk.TEXT_CHARACTERS_MAX characters. A longer one ends the channel."""
+
+
 class Request(Message, frozen=True, tag=True):
-    """A person's request: `verb` is one of control.people.VERBS, `arguments` a JSON object. `session` is the token of whoever
-    is signed in at the dashboard, which is nobody by itself."""
+    """A person's request: `verb` is one of control.people.VERBS, `arguments` a JSON object. `session` is the token of
+    whoever is signed in at the dashboard, which is nobody by itself. `is_unattended`: an open page renews itself, which is
+    no use of the session."""
 
     call: int
     verb: str
     arguments: bytes = b"{}"
     session: str = ""
+    is_unattended: bool = False
 
 
 AnyMessage = (

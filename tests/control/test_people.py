@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pwd
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -469,3 +470,29 @@ def test_flows_move_their_serial_when_records_come_and_at_most_four_times_a_seco
             journal.close()
 
     run(body())
+
+
+def test_a_page_that_renews_itself_does_not_keep_its_session_alive(hosted: Hosted) -> None:
+    tokens: list[str] = []
+
+    async def sign_in() -> None:
+        async with asking(hosted) as root, asking(hosted, DASHBOARD_UID) as dashboard:
+            tokens.append(await signed_in(root, dashboard, "admin"))
+
+    async def look() -> None:
+        async with asking(hosted, DASHBOARD_UID) as dashboard:
+            renewed = await dashboard.channel.call(
+                lambda call: Request(call, "approvals.list", b"{}", tokens[0], is_unattended=True)
+            )
+            assert msgspec.json.decode(renewed)["ok"]
+            # Told as it was before this question, which is a use.
+            unused = await dashboard.ask("session.who", tokens[0])
+            used = await dashboard.ask("session.who", tokens[0])
+            assert used["expires"] - unused["expires"] > 600
+
+    run(sign_in())
+    hosted.end()
+    with sqlite3.connect(hosted.folder / "state" / "control" / "accounts.sqlite") as file:
+        file.execute("update sessions set touched = touched - 900")
+    hosted.start()
+    run(look())

@@ -185,6 +185,30 @@ def test_names_of_the_settings_are_its_names() -> None:
     assert host_name("[fd00::5]:443") == "fd00::5"
 
 
-@pytest.mark.parametrize("name", ["../pages.py", "..%2fpages.py", ".hidden", "style.css/../../pages.py", "style.css%00"])
+@pytest.mark.parametrize("path", ["/sign-in", "/enter"])
+def test_whoever_is_not_signed_in_sends_no_long_form(tmp_path: Path, path: str) -> None:
+    # Taking "%28" apart takes a second for each few megabytes.
+    assert ask(tmp_path, "POST", path, FORM, b"name=" + b"%28" * 30_000).status == 413
+
+
+@pytest.mark.parametrize(("plain", "status"), [(False, 403), (True, 503)])
+def test_a_page_without_tls_is_ours_behind_a_proxy_alone(tmp_path: Path, plain: bool, status: int) -> None:
+    changed = {**FORM, "origin": "http://127.0.0.1:8443"}
+    assert ask(tmp_path, "POST", "/sign-in", changed, b"name=a&password=b", plain=plain).status == status
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a" * 300,
+        "\u0661" * 300,
+        "a" * 9000,
+        "../pages.py",
+        "..%2fpages.py",
+        ".hidden",
+        "style.css/../../pages.py",
+        "style.css%00",
+    ],
+)
 def test_files_of_the_pages_alone_are_served(tmp_path: Path, name: str) -> None:
     assert ask(tmp_path, "GET", f"/static/{name}", {"host": "127.0.0.1:8443"}).status == 404

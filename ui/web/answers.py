@@ -10,9 +10,10 @@ from starlette.requests import Request
 
 from ui.web.control import Away, Forbidden, Refused, SignedOut
 from ui.web.differences import differences
+from ui.web.doors import BODY_BYTES_MAX
 from ui.web.house import House, Missing
 from ui.web.pages import Approval, inbox, people_page, policy_page, waiting
-from ui.web.visits import HOME, Visit, arrive, form_of, let_go, let_in, prove, token_of, way_back
+from ui.web.visits import FORM_BYTES_MAX, HOME, Visit, arrive, form_of, let_go, let_in, prove, token_of, way_back
 
 TEXT_CHARACTERS_MAX: Final = 1 << 20
 
@@ -23,9 +24,9 @@ def answers(house: House) -> APIRouter:
     """Everything that changes something."""
     routes = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
-    async def form_by(request: Request) -> tuple[Visit, dict[str, str]]:
+    async def form_by(request: Request, bytes_max: int = FORM_BYTES_MAX) -> tuple[Visit, dict[str, str]]:
         who = await house.visit(request)
-        form = await form_of(request)
+        form = await form_of(request, bytes_max)
         prove(who, form.get("csrf") or request.headers.get("x-csrf-token"))
         return who, form
 
@@ -91,20 +92,20 @@ def answers(house: House) -> APIRouter:
 
     @routes.post("/approvals/{approval}/edit")
     async def edit(request: Request, approval: Approval) -> Response:
-        who, form = await form_by(request)
+        who, form = await form_by(request, BODY_BYTES_MAX)
         text = _lines(form.get("text", ""))[: TEXT_CHARACTERS_MAX + 1]
         return await _answer(house, who, approval, "edit", form, {"text": text})
 
     @routes.post("/approvals/{approval}/modify")
     async def modify(request: Request, approval: Approval) -> Response:
-        who, form = await form_by(request)
+        who, form = await form_by(request, BODY_BYTES_MAX)
         return await _editor(house, who, approval, form)
 
     # The policy.
 
     @routes.post("/policy/explain")
     async def explain(request: Request) -> Response:
-        who, form = await form_by(request)
+        who, form = await form_by(request, BODY_BYTES_MAX)
         asked = {name: form.get(name, "") for name in ("agent", "phase", "resource", "database")}
         asked["command"] = _lines(form.get("command", ""))
         try:

@@ -6,16 +6,22 @@ The dashboard is nobody by itself: control finds the person behind the session a
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from typing import Any, Final
 
 import msgspec
 
 from appliance.errors import RefusedByControlError, UnavailableError
 from appliance.ipc.channel import Channel, connect
-from appliance.ipc.messages import Message, Request
+from appliance.ipc.messages import REQUEST_BYTES_MAX, Message, Request
 
 # Longer than control takes for the slowest verb, which waits for a worker to judge a changed command.
 ANSWER_SECONDS_MAX: Final = 90.0
+# What a request's frame holds besides its arguments.
+ENVELOPE_BYTES: Final = 4096
+
+UNATTENDED: Final[ContextVar[bool]] = ContextVar("unattended", default=False)
+"""Whether an open page asks by itself: such a request is no use of the session."""
 
 
 class AskingError(Exception):
@@ -68,10 +74,13 @@ class Control:
     async def ask(self, session: str, verb: str, /, **arguments: object) -> Any:
         """The result of a verb, as JSON has it. Raises AskingError."""
         body = msgspec.json.encode(arguments)
+        # Control would end the channel, which is everybody's.
+        if len(body) > REQUEST_BYTES_MAX - ENVELOPE_BYTES:
+            raise Refused("That is too large.")
         try:
             channel = await self._connected()
             async with asyncio.timeout(ANSWER_SECONDS_MAX):
-                said = await channel.call(lambda call: Request(call, verb, body, session))
+                said = await channel.call(lambda call: Request(call, verb, body, session, UNATTENDED.get()))
         except RefusedByControlError as error:
             raise Refused(str(error)) from None
         except (UnavailableError, TimeoutError):

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from appliance.log import Log
 from appliance.settings import DashboardSettings
+from ui.web.control import UNATTENDED
 
 # A changed command of a million characters, each up to nine bytes when a form sends it.
 BODY_BYTES_MAX: Final = 10 << 20
@@ -69,6 +70,8 @@ class Doors:
         self._hosts = allowed_hosts(settings)
         # A browser keeps this for the name with all its ports, so not for a name such as localhost that others share.
         self._strict_hosts = frozenset() if settings.is_plain else frozenset(settings.names)
+        # Behind a proxy it is the proxy's way of serving that pages name.
+        self._schemes = frozenset({"https", "http"} if settings.is_plain else {"https"})
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,6 +98,7 @@ class Doors:
             await send(message)
 
         refusal = self._refuses(scope)
+        UNATTENDED.set(_header(scope["headers"], b"x-unattended") is not None)
         try:
             if refusal is not None:
                 await _refuse(answer, refusal)
@@ -121,7 +125,8 @@ class Doors:
             if site not in (None, "same-origin", "none") and _header(headers, b"sec-fetch-mode") != "navigate":
                 return _Refusal(403, "Nothing here is for pages of other sites.")
             return None
-        return None if _is_own(hosts[0].decode("latin-1"), site, _header(headers, b"origin")) else _CROSS
+        is_own = _is_own(hosts[0].decode("latin-1"), site, _header(headers, b"origin"), self._schemes)
+        return None if is_own else _CROSS
 
 
 _CROSS: Final = _Refusal(403, "This did not come from a page of this dashboard.")
@@ -149,7 +154,7 @@ def host_name(host: str) -> str:
     return (parts.hostname or "").rstrip(".")
 
 
-def _is_own(host: str, site: str | None, origin: str | None) -> bool:
+def _is_own(host: str, site: str | None, origin: str | None, schemes: frozenset[str]) -> bool:
     """Whether a request that changes something comes from our own page: every browser of today says so in both headers."""
     if site is not None and site != "same-origin":
         return False
@@ -159,7 +164,7 @@ def _is_own(host: str, site: str | None, origin: str | None) -> bool:
         parts = urlsplit(origin)
     except ValueError:
         return False
-    return parts.scheme in ("https", "http") and parts.netloc.lower() == host.lower()
+    return parts.scheme in schemes and parts.netloc.lower() == host.lower()
 
 
 def _header(headers: list[tuple[bytes, bytes]], wanted: bytes) -> str | None:

@@ -53,20 +53,15 @@ class House:
 
 
 @cache
-def _file(name: str) -> tuple[bytes, str] | None:
-    """A static file's content and digest."""
-    if not name.replace(".", "").replace("-", "").isalnum() or name.startswith("."):
-        return None
-    place = files("ui.web").joinpath("static", name)
-    if not place.is_file():
-        return None
-    content = place.read_bytes()
-    return content, hashlib.blake2b(content, digest_size=8).hexdigest()
+def _files() -> dict[str, tuple[bytes, str]]:
+    """Content and digest of each static file: what is asked for is looked up, and never a path."""
+    contents = {place.name: place.read_bytes() for place in files("ui.web").joinpath("static").iterdir() if place.is_file()}
+    return {name: (content, hashlib.blake2b(content, digest_size=8).hexdigest()) for name, content in contents.items()}
 
 
 def static_file(name: str) -> Response:
     """A file of the pages' own."""
-    found = _file(name)
+    found = _files().get(name)
     if found is None:
         return PlainTextResponse("There is no such file.", 404)
     kind = _TYPES.get(name.rpartition(".")[2], "application/octet-stream")
@@ -74,9 +69,7 @@ def static_file(name: str) -> Response:
 
 
 def _address(name: str) -> str:
-    found = _file(name)
-    assert found is not None
-    return f"/static/{name}?{found[1]}"
+    return f"/static/{name}?{_files()[name][1]}"
 
 
 def templates() -> jinja2.Environment:

@@ -111,14 +111,19 @@ class Live:
 
     async def _told(self, stream: _Stream) -> AsyncIterator[bytes]:
         yield f"retry: {RETRY_MILLISECONDS}\nevent: hello\ndata: {json.dumps(self._serials or {})}\n\n".encode()
+        clock = asyncio.get_running_loop().time
+        looked = clock()
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(BEAT_SECONDS):
+                async with asyncio.timeout_at(looked + BEAT_SECONDS):
                     await stream.moved.wait()
             stream.moved.clear()
             pending, stream.pending = stream.pending, {}
-            if not pending and not await self._is_signed_in(stream):
-                pending = {"signed-out": "{}"}
+            # However much there is to tell, nobody hears it for long after a sign-out.
+            if clock() >= looked + BEAT_SECONDS:
+                looked = clock()
+                if not await self._is_signed_in(stream):
+                    pending = {"signed-out": "{}"}
             for event, data in pending.items():
                 yield f"event: {event}\ndata: {data}\n\n".encode()
             if "signed-out" in pending:

@@ -84,13 +84,15 @@
     return fresh;
   }
 
-  function load(address, body) {
+  // `byItself`: nobody asked for it, so it must not keep the session from ending.
+  function load(address, body, byItself) {
     return new Promise((resolve, reject) => {
       const request = new XMLHttpRequest();
       request.open(body ? "POST" : "GET", address);
       request.responseType = "document";
       request.timeout = 20000;
       request.setRequestHeader("X-Part", "1");
+      if (byItself) request.setRequestHeader("X-Unattended", "1");
       if (body) request.setRequestHeader("Content-Type", "application/x-www-form-urlencoded");
       request.onload = () => {
         if (request.status === 401) { location.assign(`/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`); return; }
@@ -134,7 +136,7 @@
           earliest.flows = Date.now() + 1000;
         }
         const address = location.pathname + location.search;
-        const page = await load(address);
+        const page = await load(address, null, true);
         if (address === location.pathname + location.search) adopt(page, now_);
       }
     } catch {
@@ -178,7 +180,7 @@
       events.onerror = () => {
         tell("away", {});
         // Refused for good, or the process is just being started: a request says which, then it is tried again.
-        if (events.readyState === EventSource.CLOSED) load("/approvals").then(open, () => setTimeout(open, 1500));
+        if (events.readyState === EventSource.CLOSED) load("/approvals", null, true).then(open, () => setTimeout(open, 1500));
       };
       window.addEventListener("pagehide", () => events.close(), { once: true });
     };
@@ -308,7 +310,9 @@
 
   // ---- A rule that a link leads to shows its source.
   function showTarget() {
-    const target = location.hash.startsWith("#rule-") && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    let name = "";
+    try { name = decodeURIComponent(location.hash.slice(1)); } catch { /* an address that somebody made up */ }
+    const target = name.startsWith("rule-") && document.getElementById(name);
     if (target) { for (const more of $$("details", target)) more.open = true; target.scrollIntoView({ block: "start" }); }
   }
   window.addEventListener("hashchange", showTarget);
@@ -370,12 +374,12 @@
     let timer = 0;
     let turn = 0;
     const show = () => { colour(field.value, under); under.scrollTop = field.scrollTop; };
-    const judge = async () => {
+    const judge = async (byItself) => {
       const mine = ++turn;
       const form = new URLSearchParams(new FormData(field.form));
       form.delete("reason");
       try {
-        const page = await load(field.dataset.preview, form.toString());
+        const page = await load(field.dataset.preview, form.toString(), byItself);
         const wanted_ = page.getElementById("preview");
         if (mine !== turn) return;
         if (wanted_) reconcile(preview, wanted_);
@@ -384,11 +388,11 @@
       } catch { line(true); }
       if (mine === turn) preview.classList.remove("waiting");
     };
-    field.addEventListener("input", () => {
+    field.addEventListener("input", (event) => {
       show();
       preview.classList.add("waiting");
       clearTimeout(timer);
-      timer = setTimeout(judge, 250);
+      timer = setTimeout(judge, 250, !event.isTrusted);
     });
     field.addEventListener("scroll", () => { under.scrollTop = field.scrollTop; });
     new ResizeObserver(show).observe(field);
