@@ -554,6 +554,7 @@ def test_each_thing_may_follow_each_other(order: int, number: int) -> None:
             ("query", 1),
             ("execute", number),
             ("execute undescribed", number),
+            ("at once", number),
             ("unnamed again", number),
         ]
     assert compare([STEPS[name](n) for name, n in said], lambda: whole) > 20
