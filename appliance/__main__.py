@@ -83,9 +83,9 @@ def run(protocols: frozenset[str], table: Callable[[], Mapping[str, InspectorMak
             ]
             return [*program, *words]
 
-        def dashboard_command(listening: int, serving: int) -> list[str]:
+        def dashboard_command(listening: int, metrics: int | None, serving: int) -> list[str]:
             words = ["web", "--configuration", file, "--socket", str(listening), "--ready-fd", str(serving)]
-            return [*program, *words]
+            return [*program, *words, *(() if metrics is None else ("--metrics-socket", str(metrics)))]
 
         def mend() -> tuple[str, ...]:
             problems = check()
@@ -118,11 +118,12 @@ def run(protocols: frozenset[str], table: Callable[[], Mapping[str, InspectorMak
 
         return make_placeholder()
 
-    def web(configuration: Path, listening: int, ready: int) -> int:
+    def web(configuration: Path, listening: int, metrics: int | None, ready: int) -> int:
         from appliance.configuration import reread_configuration
         from ui.web.process import run_dashboard
 
-        return run_dashboard(reread_configuration(str(configuration), protocols), listening, _announce(ready))
+        settings = reread_configuration(str(configuration), protocols)
+        return run_dashboard(settings, listening, metrics, _announce(ready))
 
     build_cli(up=up, control=control, worker=worker, web=web, protocols=protocols, placeholder=placeholder)(
         prog_name="sluicegate"

@@ -23,6 +23,7 @@ from typing import Final
 from appliance.catching import Look, write_look
 from appliance.errors import UnfitKernelError
 from appliance.log import FORM_VARIABLE, Level, Log
+from appliance.parties import Endpoint
 from appliance.recording.places import lay_out
 from appliance.settings import Settings
 from kernel.origins import transparent_sockets
@@ -33,11 +34,13 @@ log = Log("supervisor")
 ControlCommand = Callable[[int], Sequence[str]]
 # The same for a worker, made from its number, its sockets' descriptors and that descriptor.
 WorkerCommand = Callable[[int, tuple[int, ...], int], Sequence[str]]
-# The dashboard's, made from the descriptors of its socket and of that readiness.
-DashboardCommand = Callable[[int, int], Sequence[str]]
+# The dashboard's, made from the descriptors of its socket, of the one for metrics (None: there is none), and of that
+# readiness.
+DashboardCommand = Callable[[int, int | None, int], Sequence[str]]
 # Puts back what is missing of the catching, and answers what that was, a sentence each. Raises UnfitKernelError.
 Mend = Callable[[], Sequence[str]]
 
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
 # linux/prctl.h
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -259,8 +262,9 @@ class _Supervisor:
         try:
             if not child.is_vital:
                 assert self.dashboard is not None
-                sockets = (self._dashboard_socket(),)
-                command = self.dashboard(sockets[0].fileno(), writing)
+                pages, metrics = self._dashboard_socket(), self._metrics_socket()
+                sockets = (pages,) if metrics is None else (pages, metrics)
+                command = self.dashboard(pages.fileno(), None if metrics is None else metrics.fileno(), writing)
             elif child.index is None:
                 command = self.control(writing)
             else:
@@ -276,12 +280,13 @@ class _Supervisor:
                 cwd="/",
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 start_new_session=True,
-                user=child.uid,
-                group=child.uid,
-                extra_groups=(),
+                # Who is set apart becomes its user after that, which only root can do.
+                user=child.uid if child.is_vital else None,
+                group=child.uid if child.is_vital else None,
+                extra_groups=() if child.is_vital else None,
                 umask=0o027,
                 # Only safe because this process has no threads.
-                preexec_fn=_confine(os.getpid()),
+                preexec_fn=_confine(os.getpid()) if child.is_vital else _set_apart(child.uid, os.getpid()),
             )
         except BaseException:
             os.close(reading)
@@ -303,10 +308,17 @@ class _Supervisor:
         """Opened here, so that it may be a port that only root opens."""
         if self.dashboard_socket is not None:
             return socket.socket(fileno=os.dup(self.dashboard_socket))
-        place = self.settings.dashboard.listen
-        assert place is not None
-        family = socket.AF_INET6 if ":" in place.address else socket.AF_INET
-        return socket.create_server((place.address, place.port), family=family, backlog=_BACKLOG)
+        assert self.settings.dashboard.listen is not None
+        return _listening(self.settings.dashboard.listen)
+
+    def _metrics_socket(self) -> socket.socket | None:
+        """Opened here, because the dashboard's process is in no network. Pages are served even where it can't be had."""
+        place = self.settings.metrics.listen
+        try:
+            return None if place is None else _listening(place)
+        except OSError as error:
+            log("metrics not served", level=Level.WARNING, address=place, reason=error)
+            return None
 
     def _hear(self, child: _Child) -> None:
         child.is_serving = bool(os.read(child.readiness, 1))
@@ -388,6 +400,29 @@ class _Supervisor:
                 process.wait()
         for child in children:
             self._forget(child)
+
+
+def _listening(place: Endpoint) -> socket.socket:
+    family = socket.AF_INET6 if ":" in place.address else socket.AF_INET
+    return socket.create_server((place.address, place.port), family=family, backlog=_BACKLOG)
+
+
+def _set_apart(uid: int, parent: int) -> Callable[[], None]:
+    """`_confine` for the process that browsers talk to: it is in a network of its own with nothing in it, so that one who
+    takes it over reaches no target and opens no port. The sockets it was given, and control's, work from there."""
+    unshare = ctypes.CDLL(None, use_errno=True).unshare
+    confine = _confine(parent)
+
+    def set_apart() -> None:
+        if unshare(_CLONE_NEWNET):
+            log("could not set apart", level=Level.ERROR, reason=os.strerror(ctypes.get_errno()))
+            os._exit(1)
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        confine()
+
+    return set_apart
 
 
 def _confine(parent: int) -> Callable[[], None]:

@@ -77,12 +77,13 @@ def worker(context: click.Context, given: Given, configuration: Path, index: int
 @click.command(hidden=True)
 @_configuration
 @click.option("--socket", "listening", type=int, required=True, help="The descriptor it listens on.")
+@click.option("--metrics-socket", "metrics", type=int, help="The descriptor at which metrics are read.")
 @_ready
 @click.pass_obj
 @click.pass_context
-def web(context: click.Context, given: Given, configuration: Path, listening: int, ready: int) -> None:
+def web(context: click.Context, given: Given, configuration: Path, listening: int, metrics: int | None, ready: int) -> None:
     """One process of the appliance; `up` starts it."""
-    context.exit(_run(lambda: given.programs.web(configuration, listening, ready)))
+    context.exit(_run(lambda: given.programs.web(configuration, listening, metrics, ready)))
 
 
 @click.command()

@@ -13,7 +13,7 @@ VARIABLE: Final = "SLUICEGATE_CONFIGURATION"
 Up = Callable[[Path, int | None, int | None], int]
 Control = Callable[[Path, int], int]
 Worker = Callable[[Path, int, tuple[int, ...], int], int]
-Web = Callable[[Path, int, int], int]
+Web = Callable[[Path, int, int | None, int], int]
 Placeholder = Callable[[], tuple[str, str]]
 
 

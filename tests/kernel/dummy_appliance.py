@@ -41,7 +41,7 @@ def _supervise(state: str, ready: str, workers: str, broken: str) -> int:
             return [sys.executable, "-c", "raise SystemExit(3)"]
         return [*program, "worker", str(index), ",".join(map(str, sockets)), str(serving)]
 
-    def dashboard(_listening: int, _serving: int) -> list[str]:
+    def dashboard(_listening: int, _metrics: int | None, _serving: int) -> list[str]:
         return [sys.executable, "-c", "raise SystemExit(4)"]
 
     return supervise(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +18,8 @@ import psycopg
 import pytest
 from playwright.sync_api import Page, expect
 
+from lab.database import PORT
+from lab.machines import TARGET
 from tests.web.stage import PASSWORD, PATIENCE_SECONDS, PAYLOAD, Caller, Stage, first_password, play
 from tests.whole_machine.scene import until
 
@@ -421,6 +426,63 @@ def test_its_process_is_a_user_of_its_own_without_any_power(stage: Stage) -> Non
     assert status["Groups"].split() == []
     assert {int(status[f"Cap{which}"], 16) for which in ("Prm", "Eff", "Amb")} == {0}
     assert status["NoNewPrivs"].strip() == "1"
+
+
+# As the dashboard's user, and where it is: what of the appliance, and of what is behind it, can be had.
+INTRUDER = """
+import json, os, socket, sys
+run, state, pids, addresses = json.loads(sys.argv[1])
+had = []
+def attempt(name, act):
+    try:
+        act()
+    except OSError:
+        return
+    had.append(name)
+def talk(path):
+    with socket.socket(socket.AF_UNIX) as one:
+        one.settimeout(5)
+        one.connect(path)
+        one.sendall(b"\\0\\0\\0\\1x")
+        one.recv(1)
+for address, port in addresses:
+    attempt(f"{address} {port}", lambda: socket.create_connection((address, port), timeout=2))
+for name in os.listdir(run):
+    path = os.path.join(run, name)
+    attempt(f"write {name}", lambda: open(path, "ab"))
+    if name.endswith(".sock"):
+        attempt(f"talk {name}", lambda: talk(path))
+attempt("a file in run", lambda: open(os.path.join(run, "mine"), "w"))
+for name in os.listdir(state):
+    attempt(f"list {name}", lambda: os.listdir(os.path.join(state, name)))
+    attempt(f"a file in {name}", lambda: open(os.path.join(state, name, "mine"), "w"))
+for pid in pids:
+    attempt(f"signal {pid}", lambda: os.kill(pid, 0))
+    attempt(f"memory of {pid}", lambda: open(f"/proc/{pid}/mem", "rb"))
+    attempt(f"descriptors of {pid}", lambda: os.listdir(f"/proc/{pid}/fd"))
+print(json.dumps(had))
+"""
+
+
+def test_whoever_takes_its_process_over_reaches_control_alone(stage: Stage) -> None:
+    (process,) = stage.scene.children("web")
+    folder = stage.lab.appliance_folder
+    others = [*stage.scene.children("control"), *stage.scene.children("worker")]
+    assert len(others) == 3
+    asked = [
+        f"{folder}/run",
+        f"{folder}/state",
+        others,
+        [[TARGET.ipv4, PORT], [TARGET.ipv6, PORT], ["127.0.0.1", stage.port]],
+    ]
+    user = ("setpriv", "--reuid", "61003", "--regid", "61003", "--clear-groups", "--no-new-privs")
+    found = subprocess.run(
+        ["nsenter", "-t", str(process), "-m", "-n", *user, sys.executable, "-c", INTRUDER, json.dumps(asked)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert json.loads(found.stdout or "null") == ["talk control-people.sock"], found
 
 
 def test_a_session_cookie_is_for_this_host_alone_and_for_no_script(stage: Stage) -> None:

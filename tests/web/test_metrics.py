@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -37,7 +38,7 @@ class Source:
 def served(scene: Callable[[Source, Endpoint], Coroutine[Any, Any, None]]) -> None:
     async def whole() -> None:
         source = Source()
-        server = await serve_metrics(Endpoint("127.0.0.1", 0), source.read, (Away,))
+        server = await serve_metrics(socket.create_server(("127.0.0.1", 0)), source.read, (Away,))
         host, port = server.sockets[0].getsockname()
         try:
             await asyncio.wait_for(scene(source, Endpoint(host, port)), 60)

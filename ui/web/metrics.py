@@ -7,10 +7,9 @@ scraper has neither their certificate's authority nor a session, and what it may
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
-
-from appliance.parties import Endpoint
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -76,12 +75,11 @@ class Scraped:
 
 
 async def serve_metrics(
-    listen: Endpoint, read: Callable[[], Awaitable[str]], failures: tuple[type[Exception], ...]
+    listening: socket.socket, read: Callable[[], Awaitable[str]], failures: tuple[type[Exception], ...]
 ) -> asyncio.Server:
-    """Serve what `read` answers until the server is closed. `failures` are what it raises where there is nothing to show.
-    Raises OSError where that address can't be had."""
+    """Serve what `read` answers until the server is closed. `failures` are what it raises where there is nothing to show."""
     scraped = Scraped(read, failures)
-    return await asyncio.start_server(scraped.meet, listen.address, listen.port, limit=HEAD_BYTES_MAX)
+    return await asyncio.start_server(scraped.meet, sock=listening, limit=HEAD_BYTES_MAX)
 
 
 def _said(status: str, body: bytes, more: str = "", content_type: str = "text/plain; charset=utf-8") -> bytes:

@@ -18,7 +18,6 @@ import uvloop
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from appliance.log import Level, Log
-from appliance.parties import Endpoint
 from appliance.settings import Settings
 from appliance.tls.contexts import client_identity
 from ui.web.application import build_application
@@ -40,14 +39,18 @@ RENEW_SECONDS: Final = 6 * 3600.0
 AGAIN_SECONDS: Final = 0.25
 
 
-def run_dashboard(settings: Settings, listening: int, ready: Callable[[], None]) -> int:
-    """Serve at the listening socket with that descriptor until SIGTERM or SIGINT; the exit code."""
+def run_dashboard(settings: Settings, listening: int, metrics: int | None, ready: Callable[[], None]) -> int:
+    """Serve pages, and metrics where there is a descriptor for them, at the listening sockets with these descriptors until
+    SIGTERM or SIGINT; the exit code."""
     log.take_over()
-    uvloop.run(_serve(settings, socket.socket(fileno=listening), ready))
+    scraped = None if metrics is None else socket.socket(fileno=metrics)
+    uvloop.run(_serve(settings, socket.socket(fileno=listening), scraped, ready))
     return 0
 
 
-async def _serve(settings: Settings, listening: socket.socket, ready: Callable[[], None]) -> None:
+async def _serve(
+    settings: Settings, listening: socket.socket, scraped: socket.socket | None, ready: Callable[[], None]
+) -> None:
     listening.setblocking(False)
     control = Control(f"{settings.run}/control-people.sock")
     application, live = build_application(control, settings.dashboard, log)
@@ -73,7 +76,7 @@ async def _serve(settings: Settings, listening: socket.socket, ready: Callable[[
     if not settings.dashboard.is_plain:
         config.ssl = await _certificate(control)
     server = _Server(config, ready)
-    metrics = await _open_metrics(settings.metrics.listen, control)
+    metrics = await _open_metrics(scraped, control)
     duties = [asyncio.create_task(live.follow()), asyncio.create_task(_renew(control, config))]
     try:
         await server.serve(sockets=[listening])
@@ -134,19 +137,13 @@ class _Patient(H11Protocol):
             self.transport.close()
 
 
-async def _open_metrics(listen: Endpoint | None, control: Control) -> asyncio.Server | None:
-    """Metrics at an address of their own. Where that can't be had, pages are served all the same."""
+async def _open_metrics(scraped: socket.socket | None, control: Control) -> asyncio.Server | None:
+    """Metrics at an address of their own."""
 
     async def read() -> str:
         return str((await control.ask("", "metrics.show"))["text"])
 
-    if listen is None:
-        return None
-    try:
-        return await serve_metrics(listen, read, (AskingError,))
-    except OSError as error:
-        log("metrics not served", level=Level.WARNING, address=listen, reason=error)
-        return None
+    return None if scraped is None else await serve_metrics(scraped, read, (AskingError,))
 
 
 async def _certificate(control: Control) -> ssl.SSLContext:
