@@ -42,7 +42,7 @@ def inspectors() -> dict[str, InspectorMaker]:
             placeholder=facts.placeholder,
             random=os.urandom,
             own_key=facts.cancel_key,
-            readings=readings.of(facts.principal.agent),
+            readings=readings.of(facts.principal.agent, facts.resource.name),
         )
 
     def redis(_facts: FlowFacts) -> RedisInspector:

@@ -118,9 +118,10 @@ class UserType:
 class Catalogue:
     """One reading of a database's catalogue.
 
-    `version` names this reading: two readings with the same version are the same. `search_path` is the role's default
-    for this database with "$user" already replaced, without pg_catalog and the temporary schema. `relations` holds the
-    system's too. `server_version` is server_version_num (150018 for 15.18).
+    `version` names this reading: two readings of one server with the same version are the same; those of two servers that
+    were set up alike need not be. `search_path` is the role's default for this database with "$user" already replaced,
+    without pg_catalog and the temporary schema. `relations` holds the system's too. `server_version` is
+    server_version_num (150018 for 15.18).
     """
 
     version: str

@@ -21,7 +21,8 @@ class PostgresInspector:
     """protocols.inspector.Inspector for PostgreSQL's protocol 3.
 
     `tls` is the resource's; `placeholder` the agent's SCRAM verifier, or None; `random` gives that many random bytes;
-    `own_key` is the cancel key shown to the client (8 bytes); `readings` is shared by the flows of one caller.
+    `own_key` is the cancel key shown to the client (8 bytes); `readings` is shared by the flows of one caller to one
+    resource.
     """
 
     __slots__ = (

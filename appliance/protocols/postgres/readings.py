@@ -122,7 +122,7 @@ _Name = tuple[_Place, str] | tuple[_Place, str, tuple[str, ...] | None]
 
 
 class ReadingCache:
-    """Readings under everything they were derived from, shared by the flows of one caller.
+    """Readings under everything they were derived from, shared by the flows of one caller to one resource.
 
     `room` is what the caches of a worker have together; a cache without one has it all to itself.
     """
@@ -299,7 +299,7 @@ class ReadingCache:
 
 
 class ReadingRoom:
-    """The reading caches of one worker, one for each caller, and what they may keep together.
+    """The reading caches of one worker, one for each caller at each resource, and what they may keep together.
 
     What is too much is taken from whoever keeps most. So a caller that sends ever new texts pushes out its own, and
     nothing of one who keeps no more than an even part.
@@ -309,16 +309,20 @@ class ReadingRoom:
         """`here_max`: longer texts, in characters, are read elsewhere; None: none are."""
         self._read = read
         self.here_max = here_max
-        self._named: dict[str, ReadingCache] = {}
+        self._named: dict[tuple[str, str], ReadingCache] = {}
         self._caches: list[ReadingCache] = []
         self.count = 0
         self.length = 0
 
-    def of(self, owner: str) -> ReadingCache:
-        """The cache of that caller; there are as many as there are callers in the configuration."""
-        cache = self._named.get(owner)
+    def of(self, agent: str, resource: str) -> ReadingCache:
+        """The cache of that caller at that resource; there are as many as there are of both in the configuration.
+
+        A catalogue's version tells two readings of one server apart. Two servers that were set up alike have the same
+        versions for different contents (OIDs and transactions are counted anew in each), so that they share no reading.
+        """
+        cache = self._named.get((agent, resource))
         if cache is None:
-            cache = self._named[owner] = ReadingCache(self._read, self)
+            cache = self._named[agent, resource] = ReadingCache(self._read, self)
         return cache
 
     def enter(self, cache: ReadingCache) -> None:

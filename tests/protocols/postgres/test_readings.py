@@ -56,7 +56,7 @@ def counting() -> tuple[ReadingRoom, list[str]]:
 
 def test_texts_that_differ_in_a_value_alone_are_read_in_full_twice() -> None:
     room, read_in_full = counting()
-    cache = room.of("planner")
+    cache = room.of("planner", "shop")
     keys = {cache.read(asking(number), SHOP, SESSION)[1] for number in range(50)}
     assert read_in_full == [asking(0), asking(1)]
     assert len(keys) == 1
@@ -75,7 +75,7 @@ def test_a_text_that_was_not_read_is_not_found() -> None:
 
 def test_templates_count_for_one_place_only() -> None:
     room, read_in_full = counting()
-    cache = room.of("planner")
+    cache = room.of("planner", "shop")
     for number in range(3):
         cache.read(asking(number), SHOP, SESSION)
     elsewhere = SessionView(("app", "public"))
@@ -87,9 +87,24 @@ def test_templates_count_for_one_place_only() -> None:
     assert read_in_full[2:] == [asking(7)] * 4
 
 
+def test_servers_that_were_set_up_alike_share_no_reading() -> None:
+    # Seen with PostgreSQL 15: two new servers, the same three statements but for the view's table, the same version.
+    room, read_in_full = counting()
+    for resource, table in (("staging", "calendar"), ("production", "payroll")):
+        relations = (
+            *(Relation(20_000 + n, "public", name, "r", PEOPLE.columns) for n, name in enumerate(("calendar", "payroll"))),
+            Relation(20_002, "public", "shown", "v", PEOPLE.columns, definition=f"SELECT id, name FROM public.{table}"),
+        )
+        there = Catalogue("3", 170_000, "shop", "app", ("public",), frozenset({"public"}), relations)
+        cache = room.of("planner", resource)
+        reading, _ = cache.read("select name from shown", there, SESSION)
+        assert table in str(sorted(str(effect) for effect in reading.effects))
+    assert len(read_in_full) == 2
+
+
 def test_a_caller_that_sends_ever_new_texts_pushes_out_nothing_of_anybody_else() -> None:
     room, read_in_full = counting()
-    quiet, loud = room.of("quiet"), room.of("loud")
+    quiet, loud = room.of("quiet", "shop"), room.of("loud", "shop")
     for number in range(100):
         quiet.read(f"select name from people where id = {number} limit {number}", SHOP, SESSION)
     held, letters = len(quiet), quiet.length

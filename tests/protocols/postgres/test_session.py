@@ -97,7 +97,7 @@ def session(
         placeholder=None,
         random=bytes,
         own_key=b"\0\0\0\1own!",
-        readings=ReadingRoom(read, here_max).of("x"),
+        readings=ReadingRoom(read, here_max).of("x", "shop"),
     )
     driver = Driver(inspector, policy, answering)
     driver.receive(CLIENT, wire.StartupMessage(3, 0, (("user", "x"), ("database", "shop"))).build())
