@@ -32,12 +32,15 @@ from appliance.sql.templates import INT4_DIGITS, Template, around_number
 # What is longer is no small question, and gains nothing: bytes of a client's sequence, and of a target's answer.
 _COMMAND_SIZE_MAX: Final = 8 << 10
 _ANSWER_SIZE_MAX: Final = 1 << 20
+# What a server says of a finished statement is shorter ("INSERT 0 1"), with its header; a record shows a longer one in part.
+_TAG_SIZE_MAX: Final = 100
 # A record shows a longer value in part only, which is for the general path to write down.
 _SHOWN_LENGTH_MAX: Final = 1 << 10
 # What is kept of a session's Parse messages and descriptions of results; a short one each, or it is read anew.
 _PARSES_MAX: Final = 64
-_DESCRIPTIONS_MAX: Final = 256
-_DESCRIPTION_SIZE_MAX: Final = 4 << 10
+_PARSE_SIZE_MAX: Final = 1 << 10
+_DESCRIPTIONS_MAX: Final = 64
+_DESCRIPTION_SIZE_MAX: Final = 2 << 10
 
 _SYNC: Final = wire.Sync().build()
 _EXECUTE: Final = wire.Execute("").build() + _SYNC
@@ -224,12 +227,14 @@ class PostgresFastLane:
                 return None
             if parse.name:
                 return None
-            if len(self._parses) >= _PARSES_MAX:
-                self._parses.clear()
             ticket = self._ticket_for(parse.text)
             if ticket is None:
                 return None
-            parsed = self._parses[raw] = parse.text, parse.types, ticket
+            parsed = parse.text, parse.types, ticket
+            if len(raw) <= _PARSE_SIZE_MAX:
+                if len(self._parses) >= _PARSES_MAX:
+                    self._parses.clear()
+                self._parses[raw] = parsed
         text, types, ticket = parsed
         if ticket.key is None:
             return None
@@ -463,7 +468,7 @@ class PostgresFastLane:
             count += 1
         if at >= last or data[at] != wire.COMMAND_COMPLETE or at + 1 + _LENGTH.unpack_from(data, at + 1)[0] != last:
             return None
-        if data.find(b"\0", at + _HEADER_SIZE) != last - 1:
+        if last - at > _TAG_SIZE_MAX or data.find(b"\0", at + _HEADER_SIZE) != last - 1:
             return None
         answer = self._answer
         try:
@@ -559,6 +564,7 @@ class PostgresFastLane:
             # The server drops its unnamed statement and portal at each Query (exec_simple_query).
             state.statements.drop_unnamed()
             state.portals.drop_unnamed()
+            self._of = None
             return
         self._pipeline.sequence += 1
         if self._familiar.parsed:
