@@ -115,6 +115,16 @@ class Caller:
             self.cookie = cookie[1].strip('"')
         return found
 
+    def begin(self, path: str) -> int:
+        """The status of an answer that may have no end."""
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self.trust, timeout=15)
+        try:
+            cookie = {"Cookie": f"__Host-sluicegate={self.cookie}"} if self.cookie else {}
+            connection.request("GET", path, headers=cookie)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
     def get(self, path: str, **changed: str | None) -> Answer:
         return self.ask("GET", path, None, **changed)
 
