@@ -509,6 +509,20 @@ def test_what_is_too_much_is_refused(stage: Stage) -> None:
     assert dana.ask("POST", "/sign-in", b"x=" + b"a" * (11 << 20)).status == 413
 
 
+def test_a_request_with_two_lengths_is_the_last_of_its_connection(stage: Stage) -> None:
+    head = (
+        f"POST /sign-in HTTP/1.1\r\nHost: 127.0.0.1:{stage.port}\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    within = f"GET /sign-in HTTP/1.1\r\nHost: 127.0.0.1:{stage.port}\r\n\r\n"
+    with stage.trust.wrap_socket(_connect(stage.port), server_hostname="127.0.0.1") as one:
+        one.sendall(f"{head}0\r\n\r\n{within}".encode())
+        said = b""
+        while part := one.recv(65536):
+            said += part
+    assert said.startswith(b"HTTP/1.1 400")
+    assert said.count(b"HTTP/1.1 ") == 1
+
+
 def test_open_pages_have_a_bound(stage: Stage) -> None:
     dana = stage.caller("dana")
     pages = [stage.trust.wrap_socket(_connect(stage.port), server_hostname="127.0.0.1") for _ in range(14)]

@@ -60,6 +60,7 @@ _STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=63072000")
 class _Refusal:
     status: int
     words: str
+    ends: bool = False
 
 
 class Doors:
@@ -115,6 +116,9 @@ class Doors:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         if len(headers) > HEADERS_MAX:
             return _Refusal(431, "Too many headers.")
+        if len({name for name, _ in headers} & {b"content-length", b"transfer-encoding"}) > 1:
+            # A proxy that goes by the other one sees another request end there (RFC 9112, 6.1).
+            return _Refusal(400, "Two lengths.", ends=True)
         hosts = [value for name, value in headers if name == b"host"]
         # Another name that leads to our address is a page of somebody else's in the reader's browser (DNS rebinding).
         if len(hosts) != 1 or host_name(hosts[0].decode("latin-1")) not in self._hosts:
@@ -176,6 +180,8 @@ def _header(headers: list[tuple[bytes, bytes]], wanted: bytes) -> str | None:
 async def _refuse(send: Send, refusal: _Refusal) -> None:
     body = refusal.words.encode()
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    if refusal.ends:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
