@@ -109,6 +109,12 @@ def test_a_template_makes_every_text_visible_by_itself() -> None:
     assert page == '<p>&lt;b&gt;<span class="unseen" title="U+202E RIGHT-TO-LEFT OVERRIDE">U+202E</span></p>'
 
 
+def test_no_tooltip_hides_anything() -> None:
+    page = templates().get_template("effects.html").render(found=['drop table a\u202eb\u200b<"'])
+    assert "\u202e" not in page
+    assert 'title="drop table a[U+202E]b[U+200B]&lt;&#34;"' in page
+
+
 def test_no_template_puts_an_unescaped_text_into_an_attribute() -> None:
     environment = templates()
     fine = re.compile(

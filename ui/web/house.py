@@ -85,6 +85,7 @@ def templates() -> jinja2.Environment:
     environment.globals["static"] = _address
     for filtering in (
         texts.visible,
+        texts.spelled,
         texts.statement,
         texts.one_line,
         texts.yaml,

@@ -120,6 +120,15 @@ def _sorts(text: str, is_name: bool) -> Iterator[str]:
             yield "foreign" if is_name else ""
 
 
+def spelled(text: object) -> str:
+    """The text for an attribute, which has no room for marks: what would be unseen in it is written out as its number."""
+    whole = "" if text is None else str(text)
+    if _PLAIN.match(whole):
+        return whole
+    pairs = zip(_sorts(whole, is_name=False), whole, strict=True)
+    return "".join(f"[U+{ord(character):04X}]" if sort else character for sort, character in pairs)
+
+
 @lru_cache(maxsize=KEPT_MAX)
 def _mark(sort: str, character: str, times: int) -> Markup:
     number = f"U+{ord(character):04X}"
