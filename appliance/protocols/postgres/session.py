@@ -256,6 +256,8 @@ class Session:
             or len(self._client_frames)
             or len(self._target_frames)
             or not state.is_plain
+            # What has not been followed by a Sync yet is part of the same transaction, whose end the general path sees.
+            or (self._is_transaction_quiet and state.status == "I")
         ):
             return None
         resting, path = self._resting, state.search_path
