@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+from appliance.catching import read_look
 from appliance.errors import UnfitKernelError
 from appliance.settings import NetworkSettings, Settings
 from appliance.supervision import supervise
@@ -49,20 +50,23 @@ def _supervise(state: str, ready: str, workers: str, broken: str) -> int:
         control,
         worker,
         int(ready),
-        _Mending() if broken == "mended" else None,
+        _Mending(settings.run) if broken == "mended" else None,
         dashboard=dashboard if broken == "blind" else None,
     )
 
 
 class _Mending:
-    """Finds nothing, then something, then that it cannot be done, then nothing; says each time that it looks."""
+    """Finds nothing, then something, then that it cannot be done, then nothing; says each time what is told of the look
+    before."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: str) -> None:
+        self._run = run
         self._looks = 0
 
     def __call__(self) -> tuple[str, ...]:
         self._looks += 1
-        print(f"look number {self._looks}", file=sys.stderr, flush=True)
+        told = read_look(self._run)
+        print(f"look number {self._looks}: {told and (told.fault, told.undone, told.found)}", file=sys.stderr, flush=True)
         if self._looks == 3:
             raise UnfitKernelError("found no nftables")
         return ("The table is gone.",) if self._looks == 2 else ()
