@@ -477,7 +477,7 @@ def test_whoever_takes_its_process_over_reaches_control_alone(stage: Stage) -> N
     ]
     user = ("setpriv", "--reuid", "61003", "--regid", "61003", "--clear-groups", "--no-new-privs")
     found = subprocess.run(
-        ["nsenter", "-t", str(process), "-m", "-n", *user, sys.executable, "-c", INTRUDER, json.dumps(asked)],
+        ["nsenter", "-t", str(process), "-m", "-n", "-r", *user, sys.executable, "-c", INTRUDER, json.dumps(asked)],
         capture_output=True,
         text=True,
         check=False,
